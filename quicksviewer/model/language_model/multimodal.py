@@ -1,0 +1,148 @@
+"""What every backbone shares: configuration, the seeing forward pass, generation, building the vision modules."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from quicksviewer.model.config import MultimodalConfig
+from quicksviewer.model.llava_arch import EncodedMedia, LlavaMetaForCausalLM, Media, build_vision
+from quicksviewer.model.multimodal_cubing.base import Cuts
+
+MEDIA_KEYS = ("pixel_values", "frame_times", "medium_frames", "medium_is_video")
+
+
+@dataclass
+class MultimodalOutput(CausalLMOutputWithPast):
+    """A causal LM's output, and beside it what the trainer adds to the loss or writes to the logs.
+
+    gate_penalty: sum over gate frames of the 2-norm of the gate logits, or None; cuts: of the batch's media, or None.
+    """
+
+    gate_penalty: Tensor | None = None
+    cuts: Cuts | None = None
+
+
+class MultimodalCausalLM(LlavaMetaForCausalLM):
+    """Put it before the backbone in the bases. `config.mm` holds a MultimodalConfig as plain data, or None: blind."""
+
+    accepts_loss_kwargs = True
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.mm_config: MultimodalConfig | None = None
+        if config.mm is not None:
+            self._attach_vision(MultimodalConfig.from_dict(config.mm))
+
+    def _attach_vision(self, mm: MultimodalConfig) -> None:
+        self.mm_config = mm
+        build_vision(self, mm, self.config.hidden_size)
+
+    def initialize_vision_modules(self, mm: MultimodalConfig, vision_tower: str | None = None) -> None:
+        """Give a loaded language model its vision modules, fresh but for the tower, which is read from a folder.
+
+        The project's own tokens begin as the mean of the language model's embeddings, so that they are ordinary words.
+        """
+        if self.mm_config is not None:
+            raise ValueError("this model has vision modules already; load it with config.mm = None to replace them")
+        self._attach_vision(mm)
+        if vision_tower is not None:
+            self.vision_tower.load_pretrained(vision_tower)
+        self.config.mm = mm.to_dict()
+        self._start_own_tokens()
+        self.to(self.dtype)
+
+    def _start_own_tokens(self) -> None:
+        words = self.get_input_embeddings().weight
+        if words.is_meta:
+            return
+        with torch.no_grad(), _gathered(words):
+            self.mm_tokens.weight.data.copy_(words.float().mean(dim=0).expand_as(self.mm_tokens.weight))
+            self.mm_tokens.weight.data.add_(torch.randn_like(self.mm_tokens.weight) * 0.1 * words.float().std())
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        labels=None,
+        pixel_values=None,
+        frame_times=None,
+        medium_frames=None,
+        medium_is_video=None,
+        encoded_media: EncodedMedia | None = None,
+        noise_weight: float = 0.0,
+        noise_generator=None,
+        **kwargs,
+    ) -> MultimodalOutput:
+        """Logits, and a loss when labels are given. Without media this is the language model itself.
+
+        input_ids, attention_mask, labels: (B, T). The four media arguments are described in `Media`; `encoded_media`
+        takes their place when they have been encoded before. kwargs go to the backbone and its loss.
+        """
+        encoded = encoded_media
+        if inputs_embeds is None and self.mm_config is not None:
+            media = _media(pixel_values, frame_times, medium_frames, medium_is_video)
+            encoded = encoded or self.encode_media(media, noise_weight, noise_generator)
+            inputs_embeds, attention_mask = self.fuse(input_ids, attention_mask, encoded)
+            input_ids = None
+            if not self.layout.is_exact and position_ids is None and attention_mask is not None:
+                position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        out = super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            **kwargs,
+        )
+        cuts = encoded.cuts if encoded is not None else None
+        return MultimodalOutput(**out, gate_penalty=_gate_penalty(cuts), cuts=cuts)
+
+    @torch.no_grad()
+    def generate(self, inputs=None, *, input_ids=None, attention_mask=None, encoded_media=None, **kwargs):
+        """As for any model of transformers; media are encoded once, before the first token. Returns prompt and answer."""
+        input_ids = inputs if input_ids is None else input_ids
+        media = _media(*(kwargs.pop(key, None) for key in MEDIA_KEYS))
+        if self.mm_config is not None and input_ids is not None and (media or encoded_media):
+            encoded_media = encoded_media or self.encode_media(media)
+            embeds, attention_mask = self.fuse(input_ids, attention_mask, encoded_media)
+            kwargs["inputs_embeds"] = embeds
+        return super().generate(input_ids, attention_mask=attention_mask, **kwargs)
+
+    def gradient_checkpointing_enable(self, **kwargs):
+        """The backbone's layers, and the tower's when it is trained."""
+        super().gradient_checkpointing_enable(**kwargs)
+
+    def _init_weights(self, module):
+        """Vision modules initialise themselves when they are built; only the backbone follows transformers' rule."""
+        if self.mm_config is None or module in set(self.model.modules()) | {self.lm_head}:
+            super()._init_weights(module)
+
+
+def _media(pixel_values, frame_times, medium_frames, medium_is_video) -> Media | None:
+    if pixel_values is None or len(pixel_values) == 0:
+        return None
+    return Media(pixel_values, frame_times, list(medium_frames), list(medium_is_video))
+
+
+def _gate_penalty(cuts: Cuts | None) -> Tensor | None:
+    if cuts is None or cuts.gate_logits is None or len(cuts.gate_logits) == 0:
+        return None
+    return cuts.gate_logits.float().norm(dim=-1).sum()
+
+
+def _gathered(parameter):
+    """The whole of a parameter that ZeRO-3 may have spread over ranks."""
+    import contextlib
+
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter])

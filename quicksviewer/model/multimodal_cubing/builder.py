@@ -1,0 +1,14 @@
+"""Which cubing a config names."""
+
+from quicksviewer.model.config import CubingConfig
+from quicksviewer.model.multimodal_cubing.base import Cubing
+from quicksviewer.model.multimodal_cubing.momentum import MomentumCubing
+from quicksviewer.model.multimodal_cubing.uniform import UniformCubing
+from quicksviewer.utils.registry import lookup
+
+CUBINGS: dict[str, type[Cubing]] = {"momentum": MomentumCubing, "uniform": UniformCubing}
+
+
+def build_cubing(config: CubingConfig, vision_width: int) -> Cubing:
+    """The cubing of `config.kind` for frames of that width."""
+    return lookup(CUBINGS, config.kind, "cubing")(config, vision_width)

@@ -1,0 +1,1 @@
+"""The embedded default: a small world made on the spot, so that everything runs with nothing downloaded."""

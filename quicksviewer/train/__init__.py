@@ -1,0 +1,1 @@
+"""Training: arguments, stages, trainer, checkpoints."""

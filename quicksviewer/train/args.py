@@ -1,0 +1,208 @@
+"""What a run can be told: three dataclasses, filled from defaults, then the recipe, then flags.
+
+A recipe is a YAML file in configs/recipes/ with the sections `shared`, `mm` (the vision side of a fresh model) and one
+for each stage; a name without a slash is looked up there. A key nobody declared is an error.
+"""
+
+import difflib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import HfArgumentParser
+
+from quicksviewer.train.stages import STAGES
+from quicksviewer.utils.config import load_mapping
+from quicksviewer.utils.registry import lookup
+
+RECIPES = Path(__file__).resolve().parents[2] / "configs" / "recipes"
+SECTIONS = ("synthetic", "shared", "mm", *STAGES)
+
+
+def flag(default: Any, text: str) -> Any:
+    """A dataclass field with a default and the line that --help shows."""
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: default, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """Which model, and what is changed about it."""
+
+    model_name_or_path: str | None = flag(None, "Folder of a language model (stage 1) or of an earlier stage.")
+    vision_tower: str | None = flag(None, "Folder of a CLIP or SigLIP checkpoint; for a fresh model.")
+    version: str = flag("qwen2", "Conversation template of a fresh model: qwen2, llama_3, smollm2, plain.")
+    attn_implementation: str | None = flag(None, "sdpa (default), eager, or flash_attention_2 where installed.")
+    mm_cubing: str | None = flag(None, "Cubing of a fresh model: momentum or uniform.")
+    frames_per_cube: float | None = flag(None, "Average frames of a cube, of a fresh model.")
+    mm_resampler_type: str | None = flag(None, "Resampler of a fresh model: perceiver, spatial_pool, identity.")
+    mm_projector_type: str | None = flag(None, "Projector of a fresh model: identity, linear, mlpNx_gelu.")
+    mm_use_thumbnail: bool | None = flag(None, "Whether a fresh model has thumbnails.")
+    lora_enable: bool = flag(False, "Train LoRA adapters in place of the language model's own weights.")
+    lora_r: int = flag(64, "LoRA rank.")
+    lora_alpha: int = flag(16, "LoRA scale.")
+    lora_dropout: float = flag(0.05, "LoRA dropout.")
+    lora_bias: str = flag("none", "Which biases LoRA trains: none, all, lora_only.")
+
+    STRUCTURE = {
+        "mm_cubing": ("cubing", "kind"),
+        "frames_per_cube": ("cubing", "frames_per_cube"),
+        "mm_resampler_type": ("resampler", "kind"),
+        "mm_projector_type": ("projector", "kind"),
+        "mm_use_thumbnail": ("thumbnail", "enabled"),
+    }
+
+    def structure(self) -> dict[tuple[str, str], Any]:
+        """The flags that were given and that only a fresh model can follow: (section, key) -> value."""
+        return {at: getattr(self, name) for name, at in self.STRUCTURE.items() if getattr(self, name) is not None}
+
+
+@dataclass
+class DataArguments:
+    """What is read, and how media are seen."""
+
+    data_path: str | None = flag(None, "Mixture: a YAML file, or paths joined by ';' with {a,b}, *k and #a_b.")
+    data_registry: str | None = flag(None, "YAML file that gives names of the mixture a path and a media root.")
+    video_fps: float | None = flag(None, "Frames per second that are looked at (fresh model: 1).")
+    video_num_frames: int | None = flag(None, "Most frames of a video (fresh model: 420).")
+    image_max_tiles: int | None = flag(None, "Tiles of a high-resolution image beside the whole (fresh model: 0).")
+    video_decoder: str | None = flag(None, "av, decord or torchcodec (fresh model: av).")
+    max_bad_share: float = flag(0.2, "End the run when more than this share of the rows cannot be used.")
+    stop_at_bad_sample: bool = flag(False, "End the run at the first row that cannot be used.")
+
+    MEDIA = {
+        "video_fps": "fps",
+        "video_num_frames": "max_frames",
+        "image_max_tiles": "max_tiles",
+        "video_decoder": "decoder",
+    }
+
+    def media(self) -> dict[str, Any]:
+        """Media settings that were given, by their names in MediaConfig."""
+        return {name: getattr(self, key) for key, name in self.MEDIA.items() if getattr(self, key) is not None}
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' arguments, with the project's defaults and additions."""
+
+    output_dir: str | None = flag(None, "Where the run writes: checkpoints, logs, resolved settings.")
+    model_max_length: int = flag(16384, "Longest sample in tokens; a longer one is a bad sample.")
+    mm_projector_lr: float | None = flag(None, "Learning rate of the projector, if not learning_rate.")
+    mm_vision_tower_lr: float | None = flag(None, "Learning rate of the vision tower, if not learning_rate.")
+    mm_resampler_lr: float | None = flag(None, "Learning rate of the resampler, if not learning_rate.")
+    mm_cubing_lr: float | None = flag(None, "Learning rate of cubing and thumbnail, if not learning_rate.")
+    noise_start: float | None = flag(None, "Weight of the gate's noise at step 0 (default: the model's config).")
+    noise_end: float | None = flag(None, "Weight of the gate's noise at the end of its schedule.")
+    noise_share: float | None = flag(None, "Share of the steps over which the noise is lowered.")
+    cubing_aux_weight: float | None = flag(None, "Weight of the gate's norm in the loss.")
+    remove_unused_columns: bool = flag(False, "Must stay false: samples are made by our own dataset.")
+
+    PART_RATES = {
+        "projector": "mm_projector_lr",
+        "vision_tower": "mm_vision_tower_lr",
+        "resampler": "mm_resampler_lr",
+        "cubing": "mm_cubing_lr",
+    }
+
+    def cubing(self) -> dict[str, float]:
+        """Settings of the gate's noise and penalty that were given, by their names in CubingConfig."""
+        given = dict(
+            noise_start=self.noise_start,
+            noise_end=self.noise_end,
+            noise_share=self.noise_share,
+            aux_weight=self.cubing_aux_weight,
+        )
+        return {name: value for name, value in given.items() if value is not None}
+
+    def part_rates(self) -> dict[str, float]:
+        """Part of the model -> its own learning rate, where one was given."""
+        return {part: rate for part, key in self.PART_RATES.items() if (rate := getattr(self, key)) is not None}
+
+
+@dataclass(frozen=True)
+class Run:
+    """All arguments of a run, and where they came from."""
+
+    stage: str
+    recipe: str
+    mm: dict
+    model: ModelArguments
+    data: DataArguments
+    training: TrainingArguments
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: a path, or a name in configs/recipes/."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(f"there is no recipe file {name}")
+        return path
+    return lookup({path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}, name, "recipe")
+
+
+def read_recipe(name: str, stage: str) -> tuple[dict, dict]:
+    """Settings of a stage (shared, then its own) and the `mm` section. Unknown sections are refused."""
+    path = recipe_path(name)
+    sections = load_mapping(path)
+    if strangers := sorted(set(sections) - set(SECTIONS)):
+        raise ValueError(f"{path} has the sections {strangers}; a recipe has {', '.join(SECTIONS)}")
+    if stage not in sections:
+        raise ValueError(f"{path} has no section {stage}")
+    return {**(sections.get("shared") or {}), **(sections[stage] or {})}, sections.get("mm") or {}
+
+
+def parse_args(argv: list[str]) -> Run:
+    """Arguments of a run from the command line. ValueError for a name nobody declared, with the nearest known one."""
+    head = HfArgumentParser([_Head])
+    first, rest = head.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    lookup(STAGES, first.stage, "stage")
+    settings, mm = read_recipe(first.recipe, first.stage)
+    parser = HfArgumentParser([ModelArguments, DataArguments, TrainingArguments], allow_abbrev=False)
+    known = {action.dest for action in parser._actions}
+    for key in settings:
+        _refuse(key, known, f"recipe {first.recipe}")
+    parser.set_defaults(**{key: _as_text(value) for key, value in settings.items()})
+    model, data, training, unknown = parser.parse_args_into_dataclasses(
+        rest, return_remaining_strings=True, look_for_args_file=False
+    )
+    for word in unknown:
+        _refuse(word.lstrip("-").split("=")[0], known, "the command line")
+    return Run(first.stage, first.recipe, mm, model, data, training)
+
+
+@dataclass
+class _Head:
+    """The two arguments that decide where the others come from."""
+
+    recipe: str = flag("7b", "Name in configs/recipes/, or the path of a YAML file.")
+    stage: str = flag("stage1", "stage1, stage2 or stage3.")
+
+
+def _refuse(key: str, known: set[str], where: str) -> None:
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{where} sets {key!r}, which is no argument{hint}")
+
+
+def _as_text(value: Any) -> Any:
+    """Mappings reach argparse as the JSON that a flag would carry."""
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+def resolved(run: Run) -> dict:
+    """Every setting of a run as plain data, for the record that is written before the first step."""
+    plain = {key: value for key, value in run.training.to_dict().items() if "token" not in key}
+    return {
+        "stage": run.stage,
+        "recipe": run.recipe,
+        "mm": run.mm,
+        "model": {f.name: getattr(run.model, f.name) for f in fields(run.model)},
+        "data": {f.name: getattr(run.data, f.name) for f in fields(run.data)},
+        "training": plain,
+    }

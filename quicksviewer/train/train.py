@@ -1,0 +1,150 @@
+"""Train one stage: arguments -> model, data, trainer -> train -> save.
+
+    python -m torch.distributed.run --standalone --nproc_per_node 2 \\
+        -m quicksviewer.train.train --recipe tiny --stage stage1 --deepspeed zero2.json
+
+One process needs no launcher: python -m quicksviewer train --recipe tiny --stage stage1
+"""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from quicksviewer.train.args import Run, parse_args, resolved
+from quicksviewer.train.stages import build_data, build_model, check_paths, trainable_prefixes
+from quicksviewer.utils.dist import barrier, close_process_group, is_main, seed_everything
+from quicksviewer.utils.modules import parts_report, train_only
+from quicksviewer.utils.utils import get_logger
+
+logger = get_logger(__name__)
+INTERRUPTED = 130
+"""Exit code of a run that was asked to stop (SIGINT, SIGTERM) and saved its state first."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 wrong usage or missing files, 130 stopped after a checkpoint."""
+    start_process_group()
+    try:
+        run = parse_args(sys.argv[1:] if argv is None else argv)
+        check_paths(run)
+    except ValueError as error:
+        if is_main():
+            print(f"error: {error}", file=sys.stderr)
+        close_process_group()
+        return 2
+    try:
+        return train(run)
+    finally:
+        close_process_group()
+
+
+def start_process_group() -> None:
+    """On CPU, accelerate would start torch.distributed but not DeepSpeed's own handle on it, which ZeRO-3 needs."""
+    if torch.cuda.is_available() or "LOCAL_RANK" not in os.environ:
+        return
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed.ops
+
+    # The shared-memory op is compiled for 20 s at every first start and changes results between machines.
+    if hasattr(deepspeed.ops, "__compatible_ops__"):
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+
+
+def train(run: Run) -> int:
+    """Build everything, train, save. Whatever the run learned is in its output folder when this returns."""
+    seed_everything(run.training.seed)
+    loaded = build_model(run)
+    trainer = build_trainer(run, loaded)
+    write_record(run, trainer)
+    stop = StopOnSignal(trainer)
+    trainer.train(resume_from_checkpoint=resume_point(run))
+    from quicksviewer.train.checkpoint import safe_save_model_for_hf_trainer
+
+    if stop.signal is not None:
+        logger.warning("stopped by %s at step %d", stop.signal.name, trainer.state.global_step)
+        return INTERRUPTED
+    safe_save_model_for_hf_trainer(trainer, run.training.output_dir)
+    barrier()
+    return 0
+
+
+def build_trainer(run: Run, loaded):
+    """The trainer of a run, with the parts of its stage trainable and all others frozen."""
+    from quicksviewer.train.callbacks import CheckGradients
+    from quicksviewer.train.llava_trainer import LLaVATrainer
+
+    model = loaded.model
+    train_only(model, trainable_prefixes(model, run.stage))
+    rates = run.training.part_rates()
+    cubing = replace(model.mm_config.cubing, **run.training.cubing())
+    model.config.use_cache = False
+    if run.model.lora_enable:
+        from quicksviewer.train.lora import add_lora
+
+        model = add_lora(model, run.model, run.stage)
+    return LLaVATrainer(
+        model=model,
+        args=run.training,
+        processing_class=loaded.processor,
+        callbacks=[CheckGradients()],
+        cubing=cubing,
+        rates=rates,
+        resolved=resolved(run),
+        **build_data(run, loaded.processor),
+    )
+
+
+def write_record(run: Run, trainer) -> None:
+    """Before the first step: the resolved settings and what is trainable, on screen and in the output folder."""
+    from quicksviewer.model.llava_arch import PARTS
+
+    model = trainer.model.get_base_model() if run.model.lora_enable else trainer.model
+    rows = parts_report(model, PARTS)
+    if not is_main():
+        return
+    folder = Path(run.training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(trainer.resolved, indent=2, default=str) + "\n")
+    report = [{"part": r.part, "parameters": r.parameters, "trainable": r.trainable} for r in rows]
+    (folder / "trainable.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{run.stage} of recipe {run.recipe}: {len(trainer.train_dataset)} samples")
+    for row in rows:
+        print(f"  {row.part:15} {row.parameters:>14,} parameters  {row.trainable:>14,} trainable", flush=True)
+
+
+def resume_point(run: Run) -> str | None:
+    """`--resume_from_checkpoint`: a folder, or `last` for the newest complete one of the output folder."""
+    from quicksviewer.train.checkpoint import newest_checkpoint
+
+    asked = run.training.resume_from_checkpoint
+    if asked not in ("last", "True", "true"):
+        return asked
+    if (found := newest_checkpoint(run.training.output_dir)) is None:
+        logger.warning("%s has no complete checkpoint; starting from step 0", run.training.output_dir)
+    return found
+
+
+class StopOnSignal:
+    """SIGTERM and SIGINT end the run after the current step, with a checkpoint. A second one ends it at once."""
+
+    def __init__(self, trainer):
+        self.trainer, self.signal = trainer, None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number, _frame) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+        self.trainer.control.should_training_stop = True
+        self.trainer.control.should_save = True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

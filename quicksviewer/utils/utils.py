@@ -1,0 +1,3 @@
+"""stand-in"""
+import logging
+def get_logger(name=None): return logging.getLogger(name or "quicksviewer")

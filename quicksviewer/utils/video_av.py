@@ -1,0 +1,333 @@
+"""The video reader on PyAV: exact frames by one forward decode, jumping over gaps to key frames.
+
+Time inside is counted in ticks, the integer unit of the stream. The walk holds two neighbouring frames:
+`_shown` is on screen from its tick until the tick of `_ahead`.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+
+from quicksviewer.utils.media import VIDEO_KINDS, MediaError, MediaLimits, check_file
+from quicksviewer.utils.video import (
+    MAX_THREADS,
+    Closing,
+    VideoInfo,
+    check_info,
+    checked_times,
+    path_for_decoder,
+    room_for,
+)
+
+MIN_JUMP_FRAMES = 12
+"""Shorter gaps are decoded: a jump empties the decoder, which costs about this many frames."""
+TIME_SLACK = Fraction(1, 10**6)
+"""Seconds by which a time may miss the start of a frame through rounding."""
+END_SLACK = 1
+"""Seconds at the end that may be missing before a video counts as cut short."""
+
+
+class Shot(NamedTuple):
+    """A decoded frame and the tick at which it appears."""
+
+    tick: int
+    frame: av.VideoFrame
+
+
+class PyAVReader(Closing):
+    """Reads one video file. See VideoReader."""
+
+    def __init__(self, path: str | os.PathLike, limits: MediaLimits | None = None):
+        """Opens the file, decodes its first frame. Raises MediaError when that fails or a limit is passed."""
+        self.path = os.fspath(path)
+        self._limits = limits or MediaLimits()
+        self._kind = check_file(path, VIDEO_KINDS, self._limits)
+        self._container = None
+        self._converter = VideoReformatter()
+        try:
+            self._open()
+            self._first = self._shown
+            self._info = self._measure()
+        except BaseException:
+            self.close()
+            raise
+
+    def probe(self) -> VideoInfo:
+        return self._info
+
+    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+        ticks = [self._tick_of(second) for second in checked_times(times)]
+        pixels_NHWC = room_for(len(ticks), self._info, self._limits)
+        done = None
+        for place in sorted(range(len(ticks)), key=ticks.__getitem__):
+            frame = self._move_to(ticks[place])
+            if done is not None and done[0] is frame:
+                pixels_NHWC[place] = pixels_NHWC[done[1]]
+            else:
+                pixels_NHWC[place] = self._pixels(frame)
+                done = frame, place
+        return pixels_NHWC
+
+    def close(self) -> None:
+        self._walk = self._shown = self._ahead = self._stream = None
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    # Opening and measuring
+
+    def _open(self) -> None:
+        """Stand on the first frame of a freshly opened file."""
+        self.close()
+        with self._errors("cannot be opened"):
+            self._container = self._new_container()
+            self._stream = self._pick_stream()
+            self._stream.thread_type = "AUTO"
+            self._stream.codec_context.thread_count = MAX_THREADS
+            if self._kind == "matroska":
+                self._load_cues()
+        if not self._start_walk(after_jump=False):
+            raise MediaError(self.path, f"holds a {self._codec()} stream, but no frame in it can be decoded")
+
+    def _new_container(self):
+        # The demuxer is named, so that ffmpeg cannot choose one by itself.
+        return av.open(path_for_decoder(self.path), format=self._kind, metadata_errors="replace")
+
+    def _pick_stream(self):
+        streams = self._container.streams
+        films = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
+        if not films:
+            found = ", ".join(sorted({s.type for s in streams})) or "nothing"
+            raise MediaError(self.path, f"has no video stream; found {found}")
+        best = streams.best("video")
+        stream = best if best in films else films[0]
+        if stream.codec_context is None:
+            raise MediaError(self.path, "its video codec has no decoder here")
+        self._limits.check_pixels(self.path, stream.codec_context.width, stream.codec_context.height)
+        return stream
+
+    def _load_cues(self) -> None:
+        """A matroska file reads its list of key frames at the first jump: jump to where we are."""
+        try:
+            self._container.seek(0)
+        except av.FFmpegError:
+            self._container.close()
+            self._container = self._new_container()
+            self._stream = self._pick_stream()
+
+    def _measure(self) -> VideoInfo:
+        frames, seconds = self._stream.frames, self._stated_seconds()
+        if seconds is None or seconds <= 0:
+            frames, seconds = self._last_packets(from_start=True)
+        rate = self._stream.average_rate or self._stream.guessed_rate or self._stream.base_rate
+        if not rate:
+            rate = max(frames, 1) / seconds
+        height, width = self._pixels(self._first.frame).shape[:2]
+        frames = frames or max(1, round(seconds * rate))
+        info = VideoInfo(self.path, float(seconds), frames, float(rate), width, height, self._codec())
+        return check_info(info, self._limits)
+
+    def _stated_seconds(self) -> Fraction | None:
+        """Length of the video as its file states it, if it does."""
+        stream = self._stream
+        if stream.duration and self._kind == "mp4" and not self._is_steady():
+            return self._last_packets()[1]
+        if stream.duration:
+            return stream.duration * stream.time_base
+        if self._kind == "matroska" and (end := _clock(stream.metadata.get("DURATION", ""))):
+            return end - self._first.tick * stream.time_base  # matroska states the end, not the length
+        if self._container.duration and self._first.tick == 0:
+            return Fraction(self._container.duration, av.time_base)
+        return None
+
+    def _is_steady(self) -> bool:
+        """Whether the length that an mp4 states is true.
+
+        It adds up decoding times. At an irregular rate these end well before the frames do, when frames are
+        decoded in another order than shown.
+        """
+        entries = self._stream.index_entries
+        if len(entries) < 3 or not self._stream.codec_context.has_b_frames:
+            return True
+        first, second = (entry.timestamp for entry in entries[:2])
+        before, last = (entry.timestamp for entry in entries[-2:])
+        step = (last - first) / (len(entries) - 1)
+        return abs(second - first - step) <= 1 and abs(last - before - step) <= 1
+
+    def _last_packets(self, from_start: bool = False) -> tuple[int, Fraction]:
+        """Number of packets from the last key frame on, or in all, and the second at which they end.
+
+        They are read, not decoded.
+        """
+        ticks, end, index = [], 0, self._stream.index_entries
+        with self._errors("cannot be measured"), self._new_container() as container:
+            stream = container.streams[self._stream.index]
+            if not from_start and (key := index.search_timestamp(2**62, backward=True)) >= 0:
+                container.seek(index[key].timestamp, stream=stream)
+            for packet in container.demux(stream):
+                if (tick := packet.dts if packet.pts is None else packet.pts) is not None:
+                    ticks.append(tick)
+                    end = max(end, tick + (packet.duration or 0))
+        if not ticks:
+            raise MediaError(self.path, "cannot be measured: its packets have no times")
+        spread = max(ticks) - min(ticks)
+        if end <= max(ticks):  # no packet tells how long it lasts: the last one lasts as long as the average
+            rate = self._stream.guessed_rate or 25
+            end = max(ticks) + (spread / (len(ticks) - 1) if spread else 1 / (rate * self._stream.time_base))
+        return len(ticks), Fraction(end - self._first.tick) * self._stream.time_base
+
+    # Walking
+
+    def _start_walk(self, after_jump: bool) -> bool:
+        """Take the first two frames from where the container stands; False when there is none."""
+        self._walk = self._decode(after_jump)
+        self._shown = next(self._walk, None)
+        self._ahead = next(self._walk, None)
+        return self._shown is not None
+
+    def _decode(self, after_jump: bool) -> Iterator[Shot]:
+        """Frames in order of presentation. After a jump, those that need frames before it are left out."""
+        lowest = None if after_jump else -math.inf
+        tick = None
+        with self._errors("damaged"):
+            for packet in self._container.demux(self._stream):
+                if lowest is None:
+                    lowest = packet.dts if packet.pts is None else packet.pts
+                for frame in packet.decode():
+                    tick = self._tick_in_order(frame, tick)
+                    if frame.is_corrupt:
+                        raise MediaError(
+                            self.path, f"damaged at {float(tick * self._stream.time_base):.2f} s"
+                        )
+                    if tick >= lowest:
+                        yield Shot(tick, frame)
+
+    def _tick_in_order(self, frame, previous: int | None) -> int:
+        """The tick of a frame, never before that of the previous one.
+
+        AVI keeps decoding times only; what stands as presentation time is a guess that jumps back and forth.
+        """
+        tick = frame.dts if self._kind == "avi" else frame.pts
+        if tick is None:
+            tick = 0 if previous is None else previous + (frame.duration or 1)
+        return tick if previous is None else max(tick, previous)
+
+    def _move_to(self, tick: int):
+        """The frame on screen at a tick."""
+        if self._container is None:
+            raise MediaError(self.path, "the reader is closed")
+        if tick < self._shown.tick:
+            if self._shown.tick > self._first.tick:
+                self._jump(tick)
+        elif self._key_before(tick) > self._shown.tick + self._ticks(MIN_JUMP_FRAMES / self._info.fps):
+            self._jump(tick)
+        while self._ahead is not None and self._ahead.tick <= tick:
+            self._shown, self._ahead = self._ahead, next(self._walk, None)
+        if self._ahead is None:
+            self._check_end()
+        return self._shown.frame
+
+    def _key_before(self, tick: int) -> float:
+        """Tick of the last known key frame at or before a tick, by the file's index; -inf when none is known.
+
+        For mp4 it is the decoding time, a little before the presentation time.
+        """
+        if self._kind == "avi":
+            return -math.inf  # its index has no presentation times: decode from the start
+        entries = self._stream.index_entries
+        place = entries.search_timestamp(tick, backward=True)
+        return -math.inf if place < 0 else entries[place].timestamp
+
+    def _jump(self, tick: int) -> None:
+        """Stand on a key frame at or before a tick, or on the first frame of the file."""
+        key = self._key_before(tick)
+        while key > self._first.tick:
+            with self._errors("damaged"):
+                self._container.seek(key, stream=self._stream)
+            if self._start_walk(after_jump=True) and self._shown.tick <= tick:
+                return
+            key = self._key_before(key - 1)
+        self._open()
+
+    def _check_end(self) -> None:
+        """The walk has ended; frames that the index lists much later are missing."""
+        entries = self._stream.index_entries
+        listed = entries[-1].timestamp if len(entries) else self._shown.tick
+        if listed > self._shown.tick + self._ticks(END_SLACK):
+            ended = float((self._shown.tick - self._first.tick) * self._stream.time_base)
+            missing = float((listed - self._shown.tick) * self._stream.time_base)
+            raise MediaError(
+                self.path, f"damaged: decoding ends at {ended:.2f} s, {missing:.2f} s are missing"
+            )
+
+    # Small parts
+
+    def _tick_of(self, second: float) -> int:
+        """The tick of a time after the first frame, rounding forgiven."""
+        return self._first.tick + math.floor((Fraction(second) + TIME_SLACK) / self._stream_base())
+
+    def _stream_base(self) -> Fraction:
+        if self._stream is None:
+            raise MediaError(self.path, "the reader is closed")
+        return self._stream.time_base
+
+    def _ticks(self, seconds: float) -> float:
+        return float(seconds / self._stream_base())
+
+    def _codec(self) -> str:
+        return self._stream.codec_context.name
+
+    def _pixels(self, frame) -> np.ndarray:
+        """RGB of a frame, upright: uint8 (H, W, 3). A stream that changes its size is scaled to its first."""
+        first = self._first.frame
+        rgb = self._converter.reformat(
+            frame, width=first.width, height=first.height, format="rgb24", threads=1
+        )
+        return _upright(rgb.to_ndarray(), _display_matrix(first))
+
+    @contextmanager
+    def _errors(self, doing: str):
+        """Errors of ffmpeg become MediaError."""
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise MediaError(self.path, f"{doing}: {error.strerror}") from error
+
+
+def _clock(text: str) -> Fraction | None:
+    """Seconds of "HH:MM:SS.fraction"; None when it is something else."""
+    hours, _, rest = text.partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    except ValueError:
+        return None
+
+
+def _display_matrix(frame) -> tuple[int, int, int, int]:
+    """(a, b, c, d): the pixel (x, y) is shown at (ax + cy, bx + dy). Scale does not matter here."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            values = np.frombuffer(bytes(data), np.int32)
+            return tuple(int(values[i]) for i in (0, 1, 3, 4))
+    return 1, 0, 0, 1
+
+
+def _upright(pixels_HWC: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Turn and mirror a picture as its display matrix says, by quarter turns."""
+    a, b, c, d = matrix
+    if abs(b) > abs(a):
+        pixels_HWC, right, down = pixels_HWC.swapaxes(0, 1), c, b
+    else:
+        right, down = a, d
+    if right < 0:
+        pixels_HWC = pixels_HWC[:, ::-1]
+    return pixels_HWC[::-1] if down < 0 else pixels_HWC

@@ -1,0 +1,129 @@
+"""Video readers on optional packages: decord (indexes all frames at opening) and torchcodec.
+
+They answer as the PyAV reader does; differences that their packages force are told at each class.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from quicksviewer.utils.media import VIDEO_KINDS, MediaError, MediaLimits, check_file
+from quicksviewer.utils.registry import require
+from quicksviewer.utils.video import (
+    MAX_THREADS,
+    Closing,
+    VideoInfo,
+    check_info,
+    checked_times,
+    index_at,
+    path_for_decoder,
+    room_for,
+)
+
+EXTRA = "video"
+"""The extra of this package that installs them."""
+
+
+class _ForeignReader(Closing):
+    """Checks before and around a decoder that is not ours."""
+
+    def __init__(self, path: str | os.PathLike, limits: MediaLimits | None = None):
+        """Raises MediaError when the file cannot be used, ModuleNotFoundError when the package is missing."""
+        self.path = os.fspath(path)
+        self._limits = limits or MediaLimits()
+        check_file(path, VIDEO_KINDS, self._limits)
+        with self._errors("cannot be opened"):
+            self._info = check_info(self._open(path_for_decoder(path)), self._limits)
+
+    def _open(self, path: str) -> VideoInfo:
+        raise NotImplementedError
+
+    def probe(self) -> VideoInfo:
+        return self._info
+
+    def close(self) -> None:
+        self._decoder = None
+
+    @contextmanager
+    def _errors(self, doing: str):
+        try:
+            yield
+        except (MediaError, ModuleNotFoundError):
+            raise
+        # Their errors have no common class: RuntimeError, ValueError, DECORDError (an Exception), ...
+        except Exception as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise MediaError(self.path, f"{doing}: {first_line}") from error
+
+
+class DecordReader(_ForeignReader):
+    """decord: not exact everywhere.
+
+    Its times are single precision: hours into a video, near the border of two frames, either may come. In
+    open groups of pictures (frames refer to frames before a key frame) its jumps can give damaged frames.
+    It refuses recordings that state no length.
+    """
+
+    SLACK = 5e-4
+    """Seconds by which a time may miss the start of a frame."""
+
+    def _open(self, path: str) -> VideoInfo:
+        decord = require("decord", EXTRA)
+        self._decoder = decord.VideoReader(path, num_threads=MAX_THREADS)
+        count, fps = len(self._decoder), float(self._decoder.get_avg_fps())
+        if not count:
+            raise MediaError(self.path, "no frame can be decoded")
+        span_F2 = self._decoder.get_frame_timestamp(range(count)).astype(np.float64)
+        self._starts_F = span_F2[:, 0] - span_F2[0, 0]
+        duration = span_F2[-1, 1] - span_F2[0, 0]
+        if not (np.abs(span_F2) < 1e9).all() or (np.diff(self._starts_F) < 0).any() or duration <= 0:
+            # AVI has no presentation times, and decord gives what was in memory.
+            self._starts_F, duration = np.arange(count) / fps, count / fps
+        height, width = self._decoder[0].shape[:2]
+        return VideoInfo(self.path, float(duration), count, fps, width, height, "unknown")
+
+    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+        index_N = index_at(self._starts_F, checked_times(times), self.SLACK)
+        pixels_NHWC = room_for(len(index_N), self._info, self._limits)
+        with self._errors("damaged"):
+            for index in np.unique(index_N):
+                pixels_NHWC[index_N == index] = self._frame(int(index))
+        return pixels_NHWC
+
+    def _frame(self, index: int) -> np.ndarray:
+        """One frame, uint8 (H, W, 3). In narrow videos decord takes the padding of rows for a 4th channel."""
+        height, width = self._info.height, self._info.width
+        rows = self._decoder[index].asnumpy().reshape(height, -1)
+        return rows[:, : 3 * width].reshape(height, width, 3)
+
+
+class TorchCodecReader(_ForeignReader):
+    """torchcodec: needs the shared libraries of ffmpeg on the machine.
+
+    It cannot read AVI with B-frames (MediaError). A live recording, which states no lengths, ends for it with
+    the start of the last frame, so that this frame is out of reach.
+    """
+
+    SLACK = 1e-6
+
+    def _open(self, path: str) -> VideoInfo:
+        decoders = require("torchcodec.decoders", EXTRA)
+        self._decoder = decoders.VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=MAX_THREADS)
+        facts = self._decoder.metadata
+        self._begin = float(facts.begin_stream_seconds)
+        duration = float(facts.end_stream_seconds) - self._begin
+        height, width = self._decoder[0].shape[:2]
+        fps = float(facts.average_fps)
+        return VideoInfo(self.path, duration, int(facts.num_frames), fps, width, height, str(facts.codec))
+
+    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+        seconds_N = checked_times(times) + self.SLACK
+        pixels_NHWC = room_for(len(seconds_N), self._info, self._limits)
+        if len(seconds_N):
+            # It refuses what lies outside the video.
+            inside_N = self._begin + seconds_N.clip(0, self._info.duration - self.SLACK)
+            with self._errors("damaged"):
+                pixels_NHWC[:] = self._decoder.get_frames_played_at(inside_N.tolist()).data.numpy()
+        return pixels_NHWC

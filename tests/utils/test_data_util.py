@@ -1,0 +1,214 @@
+import importlib
+import random
+
+import numpy as np
+import pytest
+from clip_files import decode_all, number_of, numbered_frame, write_clip
+
+from quicksviewer.utils import video_av
+from quicksviewer.utils.data_util import VIDEO_READERS, MediaError, VideoInfo, open_video, read_video
+
+FPS = 30
+CLIPS = {
+    "one_group.mp4": {},
+    "groups_of_5.mp4": {"gop": 5},
+    "open_groups.mp4": {"options": {"x264-params": "keyint=6:open-gop=1:bframes=3:scenecut=0"}},
+    "late_start.mp4": {"first": 60, "gop": 5},
+    "index_first.mp4": {"muxing": {"movflags": "faststart"}},
+    "fragments.mp4": {"gop": 5, "muxing": {"movflags": "frag_keyframe+empty_moov"}},
+    "mpeg4.mp4": {"codec": "mpeg4", "gop": 5},
+    "h264.mov": {"gop": 5},
+    "h264.mkv": {"gop": 5},
+    "late_start.mkv": {"first": 60, "gop": 5},
+    "vp9.webm": {"codec": "libvpx-vp9", "gop": 5, "options": {"deadline": "realtime", "cpu-used": "8"}},
+    "live.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime"}, "muxing": {"live": "1"}},
+    "b_frames.avi": {"gop": 5, "options": {"bf": "3"}},
+    "mpeg4.avi": {"codec": "mpeg4", "gop": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    return {name: write_clip(folder / name, **how) for name, how in CLIPS.items()}
+
+
+def middles(numbers, fps=FPS):
+    return [(number + 0.5) / fps for number in numbers]
+
+
+def count_decoded(monkeypatch, reader) -> list[int]:
+    """The list gets the tick of every frame that the reader decodes from now on."""
+    seen = []
+    original = reader._tick_in_order
+
+    def counted(frame, previous):
+        seen.append(frame.pts)
+        return original(frame, previous)
+
+    monkeypatch.setattr(reader, "_tick_in_order", counted)
+    return seen
+
+
+# Exactness
+
+
+@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("min_jump", [1, 12])
+def test_every_frame_is_that_of_a_full_decode(clips, name, min_jump, monkeypatch):
+    monkeypatch.setattr(video_av, "MIN_JUMP_FRAMES", min_jump)
+    golden = decode_all(clips[name])
+    assert [number_of(frame) for frame in golden] == list(range(30))
+    picker = random.Random(0)
+    with open_video(clips[name]) as video:
+        assert np.array_equal(video.frames_at(middles(range(30))), golden)
+        for size in (1, 1, 1, 2, 3, 5, 40):
+            numbers = picker.choices(range(30), k=size)
+            assert np.array_equal(video.frames_at(middles(numbers)), golden[numbers]), numbers
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_probe_tells_the_facts(clips, name):
+    with open_video(clips[name]) as video:
+        info = video.probe()
+    assert (info.width, info.height, info.num_frames) == (64, 48, 30)
+    assert info.duration == pytest.approx(1.0, abs=0.04)
+    assert info.fps == pytest.approx(30, rel=0.05)
+    assert info.path == str(clips[name])
+
+
+def test_a_frame_begins_at_its_own_time_and_lasts_until_the_next(clips):
+    with open_video(clips["groups_of_5.mp4"]) as video:
+        exact = video.frames_at([number / FPS for number in range(30)])
+        before = video.frames_at([number / FPS - 1e-4 for number in range(1, 30)])
+        outside = video.frames_at([-3.0, 1e-9, 1.0, 1e6])
+    assert [number_of(f) for f in exact] == list(range(30))
+    assert [number_of(f) for f in before] == list(range(29))
+    assert [number_of(f) for f in outside] == [0, 0, 29, 29]
+
+
+@pytest.mark.parametrize("name", ["irregular.mp4", "irregular.mkv"])
+@pytest.mark.parametrize("gop", [4, 250])
+def test_irregular_frame_times_are_kept(tmp_path, name, gop):
+    millis = [0, 10, 500, 510, 520, 1900, 1933, 4000, 4001, 4100, 7000, 7040]
+    path = write_clip(tmp_path / name, millis=millis, gop=gop)
+    times = sorted([m / 1000 for m in millis] + [m / 1000 + 0.0005 for m in millis] + [1.0, 3.999, 6.5])
+    expected = [sum(m <= t * 1000 + 1e-6 for m in millis) - 1 for t in times]
+    with open_video(path) as video:
+        assert [number_of(f) for f in video.frames_at(times)] == expected
+        assert [number_of(f) for f in video.frames_at(times[::-1])] == expected[::-1]
+        assert 7.0 <= video.probe().duration <= 7.2
+
+
+def test_asking_in_parts_gives_the_same_frames(clips):
+    with open_video(clips["one_group.mp4"]) as video:
+        whole = video.frames_at(middles(range(0, 30, 3)))
+        parts = [video.frames_at(middles([number])) for number in range(0, 30, 3)]
+        assert video.frames_at([]).shape == (0, 48, 64, 3)
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+# Economy
+
+
+def test_frames_are_decoded_once_and_in_order(clips, monkeypatch):
+    with open_video(clips["one_group.mp4"]) as video:
+        seen = count_decoded(monkeypatch, video)
+        video.frames_at(middles([25, 3, 3, 14, 25]))
+        video.frames_at(middles([26, 27, 29]))
+    assert len(seen) == len(set(seen)) == 30 - 2  # the first two were decoded at opening
+
+
+def test_gaps_are_jumped_over_where_key_frames_allow_it(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "long.mp4", count=240, gop=10, options={"bf": "0"})
+    with open_video(path) as video:
+        seen = count_decoded(monkeypatch, video)
+        frames = video.frames_at(middles([5, 120, 235]))
+        assert [number_of(f) for f in frames] == [5, 120, 235]
+        assert len(seen) < 60
+        seen.clear()
+        assert number_of(video.frames_at(middles([61]))[0]) == 61  # back, without starting all over
+        assert len(seen) < 20
+
+
+# Orientation
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_is_applied(tmp_path, suffix, degrees):
+    path = write_clip(tmp_path / f"turned.{suffix}", count=3, rotation=degrees)
+    golden = np.rot90(decode_all(path), degrees // 90, axes=(1, 2))  # counter-clockwise, as the file says
+    with open_video(path) as video:
+        assert np.array_equal(video.frames_at(middles([0, 1, 2])), golden)
+        assert (video.probe().height, video.probe().width) == golden.shape[1:3]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "undo"),
+    [
+        ((1, 0, 0, 1), lambda a: a),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), lambda a: a.swapaxes(0, 1)),
+        ((0, 1, -1, 0), lambda a: np.rot90(a, -1)),
+        ((0, -1, 1, 0), lambda a: np.rot90(a, 1)),
+    ],
+)
+def test_mirrors_and_quarter_turns(matrix, undo):
+    frame = numbered_frame(77)
+    assert np.array_equal(video_av._upright(frame, matrix), undo(frame))
+
+
+# The door
+
+
+def test_read_video_returns_frames_and_their_plan(clips):
+    frames, plan = read_video(clips["one_group.mp4"], fps=10, max_frames=4, start=0.2, end=0.8)
+    assert plan.times == pytest.approx([0.275, 0.425, 0.575, 0.725])
+    assert [number_of(frame) for frame in frames] == [8, 12, 17, 21]
+
+
+def test_an_unknown_decoder_is_named(clips):
+    with pytest.raises(ValueError, match=r"decoder 'dekord'.*decord"):
+        open_video(clips["one_group.mp4"], decoder="dekord")
+
+
+@pytest.mark.parametrize("decoder", sorted(VIDEO_READERS))
+@pytest.mark.parametrize("name", ["one_group.mp4", "late_start.mp4", "h264.mkv", "mpeg4.mp4"])
+def test_all_decoders_agree(clips, decoder, name):
+    if decoder != "av":
+        pytest.importorskip(decoder, exc_type=Exception)
+    times = middles([0, 29, 13, 13, 7]) + [-1.0, 0.5, 99.0]
+    with open_video(clips[name]) as ours, open_video(clips[name], decoder) as theirs:
+        assert np.array_equal(ours.frames_at(times), theirs.frames_at(times))
+        assert theirs.probe().duration == pytest.approx(ours.probe().duration, abs=0.01)
+
+
+def test_a_decoder_that_is_not_installed_names_its_extra(clips, monkeypatch):
+    def absent(module):
+        raise ModuleNotFoundError(f"no {module}", name=module)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(ModuleNotFoundError, match=r"quicksviewer\[video\]"):
+        open_video(clips["one_group.mp4"], "decord")
+
+
+def test_a_closed_reader_says_so(clips):
+    with open_video(clips["one_group.mp4"]) as video:
+        pass
+    video.close()
+    with pytest.raises(MediaError, match="closed"):
+        video.frames_at([0.1])
+
+
+def test_times_must_be_numbers(clips):
+    with open_video(clips["one_group.mp4"]) as video, pytest.raises(ValueError, match="finite"):
+        video.frames_at([0.1, float("nan")])
+
+
+@pytest.mark.parametrize("wrong", [{"duration": 0}, {"fps": float("inf")}, {"num_frames": 0}, {"width": -1}])
+def test_info_refuses_nonsense(wrong):
+    facts = {"path": "a.mp4", "duration": 1.0, "num_frames": 3, "fps": 3.0, "width": 4, "height": 4}
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        VideoInfo(**{**facts, **wrong}, codec="h264")
