@@ -189,7 +189,7 @@ def _blanks(piece: str) -> int:
 
 
 def _blanks_after(piece: str, offset: Sequence[int]) -> int:
-    """How many blanks at its end a byte-level token has beyond `offset`; one of blanks alone has some inside."""
+    """How many blanks a byte-level token ends with, beyond `offset`; one of blanks alone has some inside."""
     blanks = _blanks(piece[::-1])
     return blanks - (offset[1] - offset[0]) if blanks == len(piece) else blanks
 
@@ -197,7 +197,7 @@ def _blanks_after(piece: str, offset: Sequence[int]) -> int:
 def _untrimmed(text: str, offsets: list[tuple[int, int]], pieces: Sequence[str]) -> list[tuple[int, int]]:
     """Offsets of the tokens with the blanks that byte-level post-processing (`trim_offsets`) has cut off.
 
-    Between the ends of two tokens stand those that the first ends with, then those that the second starts with.
+    Between the ends of two tokens are the blanks that end the first, then those that start the second.
     """
     whole = [list(pair) for pair in offsets]
     reached = 0

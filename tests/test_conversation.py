@@ -129,7 +129,7 @@ def llama3() -> PreTrainedTokenizerFast:
 
 
 def metaspace(scheme: str) -> PreTrainedTokenizerFast:
-    """As SentencePiece models are converted: a blank goes with the word after it, strange characters to bytes."""
+    """As SentencePiece models are converted: a blank goes with the word after it, rare letters are bytes."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=True)
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch.utils.data import Dataset
 
 from quicksviewer.constants import IMAGE_MARK, VIDEO_MARK
@@ -87,7 +86,7 @@ class LazySupervisedDataset(Dataset):
 
     def _load_medium(self, ref: MediumRef, where: str):
         try:
-            return self.processor.load(MARK_OF[ref.kind], ref.path, ref.start, ref.end)
+            return self.processor.load(MARK_OF[ref.kind], ref.path, ref.start, ref.end, ref.timestamps)
         except (MediaError, ValueError) as error:
             raise SampleError(where, str(error)) from error
 
@@ -123,8 +122,3 @@ def make_supervised_data_module(
     mixture = Mixture(parse_mixture(data, registry))
     dataset = LazySupervisedDataset(mixture, processor, max_length, policy, quarantine)
     return {"train_dataset": dataset, "data_collator": DataCollatorForSupervisedDataset(processor.pad_id)}
-
-
-def seed_worker(_: int) -> None:
-    """One thread for each worker: they are parallel already."""
-    torch.set_num_threads(1)

@@ -68,7 +68,7 @@ class Sample:
 
 
 def modality(sample: Sample) -> str:
-    """ "video" if the sample has one, else "image" if it has one, else "text"."""
+    """What a sample shows: "video" if it has one, else "image" if it has one, else "text"."""
     kinds = {medium.kind for medium in sample.media}
     return next((kind for kind in ("video", "image") if kind in kinds), "text")
 

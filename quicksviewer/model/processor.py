@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from quicksviewer.constants import IGNORE_INDEX, IMAGE_MARK, MARKS, MODEL_TOKENS, VIDEO_MARK
-from quicksviewer.conversation import TEMPLATES, Turn, encode, render, stop_ids
+from quicksviewer.conversation import TEMPLATES, Turn, encode, render, stop_ids, with_end_of_text
 from quicksviewer.model.config import TIME_CHARACTERS, MultimodalConfig
 from quicksviewer.model.layout import Layout
 from quicksviewer.utils.batching import batch_rows, join_media
-from quicksviewer.utils.data_util import load_image, read_video
+from quicksviewer.utils.data_util import load_image, open_video, read_video
 from quicksviewer.utils.mm_utils import image_tiles, resize_frames
 from quicksviewer.utils.registry import lookup
 
@@ -117,14 +117,19 @@ class QuicksviewerProcessor(ProcessorMixin):
         pixels = torch.cat([resize_frames(np.asarray(picture)[None], self.size) for picture in pictures])
         return Medium(IMAGE_MARK, pixels, torch.zeros(len(pictures)))
 
-    def load_video(self, path, start: float | None = None, end: float | None = None) -> Medium:
-        """Frames of a video file, sampled by this processor's frame plan."""
+    def load_video(self, path, start: float | None = None, end: float | None = None, times=None) -> Medium:
+        """Frames of a video file: at `times` (seconds) where given, else sampled by this processor's frame plan."""
         config = self.media_config
-        frames, plan = read_video(path, config.fps, config.max_frames, start, end, config.decoder)
-        return Medium(VIDEO_MARK, resize_frames(frames, self.size), torch.tensor(plan.times, dtype=torch.float32))
+        if times is None:
+            frames, plan = read_video(path, config.fps, config.max_frames, start, end, config.decoder)
+            times = plan.times
+        else:
+            with open_video(path, config.decoder) as reader:
+                frames = reader.frames_at(list(times))
+        return Medium(VIDEO_MARK, resize_frames(frames, self.size), torch.tensor(times, dtype=torch.float32))
 
-    def load(self, mark: str, source, start=None, end=None) -> Medium:
-        return self.load_video(source, start, end) if mark == VIDEO_MARK else self.load_image(source)
+    def load(self, mark: str, source, start=None, end=None, times=None) -> Medium:
+        return self.load_video(source, start, end, times) if mark == VIDEO_MARK else self.load_image(source)
 
     def encode_turns(self, turns: Sequence[Turn], media: Sequence[Medium] = (), generation: bool = False) -> dict:
         """One conversation as a row: input_ids, labels, and its media. Labels cover what the assistant says."""
@@ -190,7 +195,8 @@ class QuicksviewerProcessor(ProcessorMixin):
             turns.append(Turn(message["role"], text))
             sources += found
         if not tokenize:
-            return "".join(span.text for span in render(self.conversation, turns, add_generation_prompt))
+            spans = render(self.conversation, turns, add_generation_prompt)
+            return "".join(span.text for span in with_end_of_text(self.tokenizer, spans))
         media = [self.load(mark, source) for mark, source in sources]
         return self.batch([self.encode_turns(turns, media, add_generation_prompt)])
 

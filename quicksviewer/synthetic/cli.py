@@ -53,14 +53,14 @@ def make_all(config: SyntheticConfig, recipe: str) -> None:
     """All products: the tower beside the data, then the language model on all processes."""
     todo = [product for product in MAKERS if not is_made(config, product)]
     if not todo:
-        print(f"the synthetic world is in {config.root} already")
+        print(f"the synthetic world is in {config.folder} already")
         return
     started = time.time()
     first = [start(product, recipe, 1) for product in todo if product != "lm"]
     wait(first)
     if "lm" in todo:
-        wait([start("lm", recipe, PROCESSES)])
-    print(f"made {', '.join(todo)} in {config.root} in {time.time() - started:.0f} s")
+        wait([start("lm", recipe, 1 if config.family == "smollm2" else PROCESSES)])
+    print(f"made {', '.join(todo)} in {config.folder} in {time.time() - started:.0f} s")
 
 
 def start(product: str, recipe: str, processes: int) -> subprocess.Popen:
@@ -99,7 +99,7 @@ def reporter(words: str, total: int):
     yield step
 
 
-def make_data(config: SyntheticConfig) -> None:
+def make_data_product(config: SyntheticConfig) -> None:
     folder = begin(config, "data")
     total = config.corpus.videos + config.corpus.held_out
     with reporter("videos", total) as step:
@@ -107,7 +107,7 @@ def make_data(config: SyntheticConfig) -> None:
     finish(config, "data")
 
 
-def make_tower_(config: SyntheticConfig) -> None:
+def make_tower_product(config: SyntheticConfig) -> None:
     import torch
 
     from quicksviewer.synthetic.pretrain import warm_tower
@@ -121,18 +121,22 @@ def make_tower_(config: SyntheticConfig) -> None:
     finish(config, "tower")
 
 
-def make_lm(config: SyntheticConfig) -> None:
+def make_lm_product(config: SyntheticConfig) -> None:
     import torch
     import torch.distributed as dist
 
     from quicksviewer.synthetic.pretrain import warm_language_model
+    from quicksviewer.synthetic.smollm2 import write_smollm2
     from quicksviewer.synthetic.tiny import make_language_model
     from quicksviewer.utils.dist import barrier, close_process_group, is_main
 
+    if config.family == "smollm2":
+        write_smollm2(begin(config, "lm"))
+        return finish(config, "lm")
     torch.set_num_threads(1)
     if "LOCAL_RANK" in os.environ:
         dist.init_process_group("gloo")
-    folder = config.root / "lm"
+    folder = config.place("lm")
     if is_main():
         begin(config, "lm")
         texts = corpus_text(config.world, config.corpus)
@@ -145,7 +149,7 @@ def make_lm(config: SyntheticConfig) -> None:
     close_process_group()
 
 
-MAKERS = {"data": make_data, "tower": make_tower_, "lm": make_lm}
+MAKERS = {"data": make_data_product, "tower": make_tower_product, "lm": make_lm_product}
 
 if __name__ == "__main__":
     sys.exit(main())

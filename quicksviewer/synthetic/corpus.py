@@ -19,7 +19,7 @@ from quicksviewer.synthetic.world import BACKGROUNDS, World, WorldConfig, draw_w
 SPLITS = {"train": 0, "held_out": 1_000_000, "text": 2_000_000}
 """Split -> first seed of its worlds. Seeds of different splits never meet."""
 ASK_WHEN, ASK_WHAT, ASK_SEEN = "What happens when?", "What happens?", "What is seen?"
-MORE_OFTEN = ("colour_at", "colour_at", "after", "after", "motion", "shape", "word", "brief", "order")
+MORE_OFTEN = ("colour_at", "colour_at", "after", "after", "motion", "shape", "detail", "detail", "detail", "order")
 """Kinds with an argument are asked several times of one video."""
 
 
@@ -67,15 +67,17 @@ def as_dialogue(opening: str, pairs: list[tuple[str, str]]) -> list[dict]:
     return turns
 
 
-def _pairs(world: World, rng: random.Random, count: int) -> list[tuple[str, str]]:
-    return [(question.text, question.answer) for question in some_questions(world, rng, count)]
+def _with_timeline(world: World, rng: random.Random, count: int) -> list[tuple[str, str]]:
+    """Questions and the dense caption, which comes first or last: the questions must be answered without it too."""
+    pairs = [(question.text, question.answer) for question in some_questions(world, rng, count)]
+    pairs.insert(0 if rng.random() < 0.25 else len(pairs), (ASK_WHEN, timeline(world)))
+    return pairs
 
 
 def video_row(split: str, index: int, world: World, count: int) -> dict:
-    """A video with its dense caption among questions; the caption's place changes, so that it is no crutch."""
+    """A video with its dense caption and questions, in one conversation."""
     rng = rng_of("video", split, index, count)
-    pairs = _pairs(world, rng, count)
-    pairs.insert(rng.choice((0, len(pairs))), (ASK_WHEN, timeline(world)))
+    pairs = _with_timeline(world, rng, count)
     return {
         "uid": f"world_{split}_{index}",
         "data_type": "conversations",
@@ -94,7 +96,7 @@ def text_row(index: int, config: WorldConfig, corpus: CorpusConfig) -> dict:
     """A written stand-in for a visual stream, with questions: what a language model knows before it sees."""
     world = draw_world(SPLITS["text"] + index, config)
     rng = rng_of("text", index)
-    pairs = _pairs(world, rng, corpus.questions)
+    pairs = _with_timeline(world, rng, corpus.questions)
     stream = cubed_timeline(world, _some_cuts(world, rng, corpus.frames_per_cube))
     return {
         "uid": f"text_{index}",
@@ -153,6 +155,8 @@ def question_rows(split: str, count: int, config: WorldConfig) -> Iterator[dict]
                 if (question := ask(world, kind, rng)) is None:
                     continue
                 question = FORMS[form](question, rng)
+                if question.form != form:
+                    continue
                 yield {
                     "uid": f"{split}_{index}_{kind}_{form}",
                     "video": f"videos/{split}/{index:05d}.mp4",

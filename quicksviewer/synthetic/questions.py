@@ -15,6 +15,10 @@ SEEN_WELL = 3
 """Seconds that an event must last before one may ask how it moves: two sampled frames and one to spare."""
 
 
+DETAILS = tuple(f"{shape} {motion}" for shape in SHAPES for motion in MOTIONS)
+"""At least so many things can be said of an event whose colour is known."""
+
+
 @dataclass(frozen=True)
 class Question:
     """`answers` is everything that could have been the answer; its size gives chance."""
@@ -75,6 +79,11 @@ def _shape(world: World, rng: random.Random) -> Question:
     return Question("shape", f"Which shape is {event.colour}?", event.shape, SHAPES)
 
 
+def _detail(world: World, rng: random.Random) -> Question:
+    event = rng.choice(world.events)
+    return Question("detail", f"What is {event.colour}?", describe(event), DETAILS)
+
+
 def _brief(world: World, rng: random.Random) -> Question | None:
     short = [event for event in world.events if event.seconds <= 2]
     if len(short) != 1 or short[0].seconds != 1:
@@ -105,6 +114,7 @@ KINDS: dict[str, Callable[[World, random.Random], Question | None]] = {
     "count": _count,
     "motion": _motion,
     "shape": _shape,
+    "detail": _detail,
     "brief": _brief,
     "first": _first,
     "last": _last,
@@ -125,14 +135,18 @@ def _options(question: Question, rng: random.Random) -> list[str]:
 
 
 def with_choices(question: Question, rng: random.Random) -> Question:
-    """The same question with up to four options; the answer is one of them, in words."""
+    """The same question with up to four options; the answer is one of them, in words. A detail is asked openly."""
+    if question.kind == "detail":
+        return question
     shown = _options(question, rng)
     text = f"{question.text} {', '.join(shown[:-1])} or {shown[-1]}?"
     return replace(question, text=text, answers=tuple(shown), form="choice")
 
 
 def with_letters(question: Question, rng: random.Random) -> Question:
-    """The same question with lettered options; the answer is a letter."""
+    """The same question with lettered options; the answer is a letter. A detail is asked openly."""
+    if question.kind == "detail":
+        return question
     shown = _options(question, rng)
     letters = LETTERS[: len(shown)]
     lines = [f"{letter}. {text}" for letter, text in zip(letters, shown, strict=True)]

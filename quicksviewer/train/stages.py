@@ -3,7 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from quicksviewer.utils.registry import load_target
+import torch
+
+from quicksviewer.data.dataset import BadSamplePolicy, make_supervised_data_module
+from quicksviewer.data.mixture import parse_mixture
+from quicksviewer.model.builder import is_ours, load_pretrained_model, new_model
+from quicksviewer.model.llava_arch import PARTS
 
 STAGES = {
     "stage1": ("special_tokens", "projector", "resampler", "cubing"),
@@ -15,52 +20,40 @@ STAGES = {
 
 def trainable_prefixes(model, stage: str) -> tuple[str, ...]:
     """Dotted prefixes of the parameters that a stage trains in this model. Parts without parameters have none."""
-    parts = load_target("quicksviewer.model.llava_arch:PARTS")
     names = [name for name, _ in model.named_parameters()]
-    prefixes = [prefix for part in STAGES[stage] for prefix in parts[part]]
+    prefixes = [prefix for part in STAGES[stage] for prefix in PARTS[part]]
     return tuple(p for p in prefixes if any(name.startswith(p + ".") for name in names))
 
 
-def check_paths(run) -> None:
+def check_paths(recipe: str, stage: str, model, data, output_dir: str | None) -> None:
     """Every file a run needs is there, or one error names all that are missing and how to supply them."""
-    needs = [("--model_name_or_path", run.model.model_name_or_path, "the language model, or the stage before")]
-    model = run.model.model_name_or_path
-    if model and (Path(model) / "config.json").is_file() and _is_ours(model):
-        pass
-    else:
-        needs.append(("--vision_tower", run.model.vision_tower, "a SigLIP or CLIP checkpoint"))
-    needs.append(("--data_path", run.data.data_path, "a mixture file, or paths of JSONL files"))
-    if run.training.output_dir is None:
-        needs.append(("--output_dir", None, "where the run writes"))
-    missing = [need for need in needs if not _is_there(*need[:2])]
-    missing += [("--data_path", path, "named by the mixture") for path in _missing_data(run)]
+    needs = [("--model_name_or_path", model.model_name_or_path, "a language model, or the stage before", _is_model)]
+    if not (model.model_name_or_path and _is_model(model.model_name_or_path) and is_ours(model.model_name_or_path)):
+        needs.append(("--vision_tower", model.vision_tower, "a SigLIP or CLIP checkpoint", _is_model))
+    needs.append(("--data_path", data.data_path, "a mixture: a YAML file, or paths of JSONL files", _is_mixture))
+    needs.append(("--output_dir", output_dir, "where the run writes", bool))
+    missing = [(flag, path, what) for flag, path, what, is_there in needs if not (path and is_there(path))]
+    if not any(flag == "--data_path" for flag, _, _ in missing):
+        specs = parse_mixture(data.data_path, data.data_registry)
+        paths = sorted({spec.path for spec in specs if not Path(spec.path).is_file()})
+        missing += [("--data_path", path, "rows of a data set that the mixture names") for path in paths]
     if missing:
-        lines = [f"  {flag:22} {path or '(not given)'}  -- {what}" for flag, path, what in missing]
+        lines = [f"  {flag:21} {path or '(not given)'}  -- {what}" for flag, path, what in missing]
         raise ValueError(
-            f"recipe {run.recipe!r}, {run.stage}: {len(missing)} needed things are missing:\n"
+            f"recipe {recipe!r}, {stage}: {len(missing)} things that it needs are missing:\n"
             + "\n".join(lines)
-            + "\nPut them there, or give other places with the flags on the left. Nothing is downloaded."
+            + "\nPut them there, or name other places with the flags on the left (a data set's place is in the file"
+            + f" given by --data_registry, {data.data_registry}).\nNothing is downloaded. Without any files:"
+            + " RECIPE=tiny, after python -m quicksviewer data make --recipe tiny"
         )
 
 
-def _is_ours(folder: str) -> bool:
-    return load_target("quicksviewer.model.builder:is_ours")(folder)
+def _is_model(path: str) -> bool:
+    return (Path(path) / "config.json").is_file()
 
 
-def _is_there(flag: str, path: str | None) -> bool:
-    if path is None:
-        return False
-    if flag in ("--model_name_or_path", "--vision_tower"):
-        return (Path(path) / "config.json").is_file()
-    return flag == "--output_dir" or not path.endswith((".yaml", ".yml")) or Path(path).is_file()
-
-
-def _missing_data(run) -> list[str]:
-    data = run.data.data_path
-    if data is None or (data.endswith((".yaml", ".yml")) and not Path(data).is_file()):
-        return []
-    specs = load_target("quicksviewer.data.mixture:parse_mixture")(data, run.data.data_registry)
-    return sorted({spec.path for spec in specs if not Path(spec.path).is_file()})
+def _is_mixture(path: str) -> bool:
+    return not path.endswith((".yaml", ".yml")) or Path(path).is_file()
 
 
 def build_model(run):
@@ -68,15 +61,13 @@ def build_model(run):
 
     Settings that belong to the structure are refused for a model that has its structure already.
     """
-    builder = load_target("quicksviewer.model.builder:load_pretrained_model")
     load = dict(dtype=_dtype(run.training), attn_implementation=run.model.attn_implementation)
-    if _is_ours(run.model.model_name_or_path):
+    if is_ours(run.model.model_name_or_path):
         if given := run.model.structure():
             names = ", ".join(".".join(at) for at in given)
             raise ValueError(f"{run.model.model_name_or_path} has its structure already; it cannot change {names}")
-        loaded = builder(run.model.model_name_or_path, **load)
+        loaded = load_pretrained_model(run.model.model_name_or_path, **load)
     else:
-        new_model = load_target("quicksviewer.model.builder:new_model")
         overrides = _merge(run.mm, run.model.structure())
         media = run.data.media()
         loaded = new_model(
@@ -87,8 +78,6 @@ def build_model(run):
 
 def _dtype(training):
     """Weights are float32 where an optimizer without master weights updates them; DeepSpeed's bf16 keeps its own."""
-    import torch
-
     return torch.bfloat16 if training.bf16 and training.deepspeed else torch.float32
 
 
@@ -101,13 +90,11 @@ def _merge(mm: dict, structure: dict) -> dict:
 
 def build_data(run, processor) -> dict:
     """train_dataset and data_collator of a run."""
-    make = load_target("quicksviewer.data.dataset:make_supervised_data_module")
-    policy = load_target("quicksviewer.data.dataset:BadSamplePolicy")
-    return make(
+    return make_supervised_data_module(
         processor,
         run.data.data_path,
         run.training.model_max_length,
         run.data.data_registry,
-        policy(replace=not run.data.stop_at_bad_sample, max_share=run.data.max_bad_share),
+        BadSamplePolicy(replace=not run.data.stop_at_bad_sample, max_share=run.data.max_bad_share),
         Path(run.training.output_dir) / "quarantine.jsonl",
     )

@@ -8,15 +8,19 @@ One process needs no launcher: python -m quicksviewer train --recipe tiny --stag
 
 import json
 import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.train.args import Run, parse_args, resolved
-from quicksviewer.train.stages import build_data, build_model, check_paths, trainable_prefixes
+from quicksviewer.train.callbacks import CheckGradients, StopOnSignal
+from quicksviewer.train.checkpoint import newest_checkpoint, safe_save_model_for_hf_trainer
+from quicksviewer.train.llava_trainer import LLaVATrainer
+from quicksviewer.train.lora import add_lora
+from quicksviewer.train.stages import build_data, build_model, trainable_prefixes
 from quicksviewer.utils.dist import barrier, close_process_group, is_main, seed_everything
 from quicksviewer.utils.modules import parts_report, train_only
 from quicksviewer.utils.utils import get_logger
@@ -31,7 +35,6 @@ def main(argv: list[str] | None = None) -> int:
     start_process_group()
     try:
         run = parse_args(sys.argv[1:] if argv is None else argv)
-        check_paths(run)
     except ValueError as error:
         if is_main():
             print(f"error: {error}", file=sys.stderr)
@@ -62,12 +65,11 @@ def train(run: Run) -> int:
     loaded = build_model(run)
     trainer = build_trainer(run, loaded)
     write_record(run, trainer)
-    stop = StopOnSignal(trainer)
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
     trainer.train(resume_from_checkpoint=resume_point(run))
-    from quicksviewer.train.checkpoint import safe_save_model_for_hf_trainer
-
-    if stop.signal is not None:
-        logger.warning("stopped by %s at step %d", stop.signal.name, trainer.state.global_step)
+    if stop.asked:
+        logger.warning("stopped at step %d, after writing a checkpoint", trainer.state.global_step)
         return INTERRUPTED
     safe_save_model_for_hf_trainer(trainer, run.training.output_dir)
     barrier()
@@ -76,17 +78,12 @@ def train(run: Run) -> int:
 
 def build_trainer(run: Run, loaded):
     """The trainer of a run, with the parts of its stage trainable and all others frozen."""
-    from quicksviewer.train.callbacks import CheckGradients
-    from quicksviewer.train.llava_trainer import LLaVATrainer
-
     model = loaded.model
     train_only(model, trainable_prefixes(model, run.stage))
     rates = run.training.part_rates()
     cubing = replace(model.mm_config.cubing, **run.training.cubing())
     model.config.use_cache = False
     if run.model.lora_enable:
-        from quicksviewer.train.lora import add_lora
-
         model = add_lora(model, run.model, run.stage)
     return LLaVATrainer(
         model=model,
@@ -102,8 +99,6 @@ def build_trainer(run: Run, loaded):
 
 def write_record(run: Run, trainer) -> None:
     """Before the first step: the resolved settings and what is trainable, on screen and in the output folder."""
-    from quicksviewer.model.llava_arch import PARTS
-
     model = trainer.model.get_base_model() if run.model.lora_enable else trainer.model
     rows = parts_report(model, PARTS)
     if not is_main():
@@ -120,30 +115,12 @@ def write_record(run: Run, trainer) -> None:
 
 def resume_point(run: Run) -> str | None:
     """`--resume_from_checkpoint`: a folder, or `last` for the newest complete one of the output folder."""
-    from quicksviewer.train.checkpoint import newest_checkpoint
-
     asked = run.training.resume_from_checkpoint
     if asked not in ("last", "True", "true"):
         return asked
     if (found := newest_checkpoint(run.training.output_dir)) is None:
         logger.warning("%s has no complete checkpoint; starting from step 0", run.training.output_dir)
     return found
-
-
-class StopOnSignal:
-    """SIGTERM and SIGINT end the run after the current step, with a checkpoint. A second one ends it at once."""
-
-    def __init__(self, trainer):
-        self.trainer, self.signal = trainer, None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
-
-    def _note(self, number, _frame) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
-        self.trainer.control.should_training_stop = True
-        self.trainer.control.should_save = True
 
 
 if __name__ == "__main__":

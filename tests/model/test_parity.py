@@ -1,7 +1,7 @@
-"""Cubing, resampler and thumbnail against numbers of the published modules (float32, random weights, planted scenes).
+"""Cubing, resampler and thumbnail against numbers of the published modules, in float32 on random weights.
 
-A file holds features of videos and of images between them, weights by their published names, the resulting tokens,
-gate logits, a loss and its gradients.
+A file holds features of videos and of images between them, weights by their published names, the tokens that
+come of them, gate logits, a loss and its gradients.
 """
 
 import json
@@ -32,7 +32,9 @@ class Case:
         self.meta = {name: json.loads(value) for name, value in meta.items()}
         self.frames, self.is_video = self._media()
         self.model = self._model()
-        weights = {rename_published(k): v for k, v in self.tensors.items() if k.startswith(("cubing", "resampler"))}
+        weights = {
+            rename_published(k): v for k, v in self.tensors.items() if k.startswith(("cubing", "resampler"))
+        }
         self.model.load_state_dict(weights)
 
     def _media(self):
@@ -52,7 +54,9 @@ class Case:
             tau=meta["temperature"],
             frames_per_cube=meta["frames_per_cube"],
         )
-        resampler = ResamplerConfig(queries=meta["queries"], head_width=lm // meta["heads"], time_unit="frames")
+        resampler = ResamplerConfig(
+            queries=meta["queries"], head_width=lm // meta["heads"], time_unit="frames"
+        )
         tower = SimpleNamespace(hidden_size=vision, num_patches=meta["grid"] ** 2)
         model = nn.Module()
         model.cubing = build_cubing(cubing, vision)
@@ -118,14 +122,20 @@ def test_tokens_and_loss(case, result):
     torch.testing.assert_close(result[3], case.tensors["loss"], atol=1e-5, rtol=1e-5)
 
 
+def assert_same(ours, expected, name):
+    """Equal to 1e-5 of the largest entry; gradients are small, so a plain 1e-5 would say nothing."""
+    scale = expected.abs().max()
+    assert (ours - expected).abs().max() <= 1e-5 * scale, name
+
+
 def test_every_gradient(case, result):
     expected = {k.removeprefix("grad."): v for k, v in case.tensors.items() if k.startswith("grad.")}
-    torch.testing.assert_close(result[0].grad, expected.pop("features"), atol=1e-6, rtol=1e-5)
+    assert_same(result[0].grad, expected.pop("features"), "features")
     renamed = {rename_published(name): grad for name, grad in expected.items()}
     ours = dict(case.model.named_parameters())
     assert ours.keys() == renamed.keys()
     for name, parameter in ours.items():
-        torch.testing.assert_close(parameter.grad, renamed[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert_same(parameter.grad, renamed[name], name)
 
 
 def test_names_of_whole_checkpoints():

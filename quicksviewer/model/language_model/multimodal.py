@@ -1,5 +1,6 @@
 """What every backbone shares: configuration, the seeing forward pass, generation, building the vision modules."""
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -29,10 +30,11 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
 
     accepts_loss_kwargs = True
     supports_gradient_checkpointing = True
+    mm_config: MultimodalConfig | None = None
+    """None: blind. On the class, because the backbone's constructor initialises weights before ours goes on."""
 
     def __init__(self, config):
         super().__init__(config)
-        self.mm_config: MultimodalConfig | None = None
         if config.mm is not None:
             self._attach_vision(MultimodalConfig.from_dict(config.mm))
 
@@ -115,10 +117,6 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             kwargs["inputs_embeds"] = embeds
         return super().generate(input_ids, attention_mask=attention_mask, **kwargs)
 
-    def gradient_checkpointing_enable(self, **kwargs):
-        """The backbone's layers, and the tower's when it is trained."""
-        super().gradient_checkpointing_enable(**kwargs)
-
     def _init_weights(self, module):
         """Vision modules initialise themselves when they are built; only the backbone follows transformers' rule."""
         if self.mm_config is None or module in set(self.model.modules()) | {self.lm_head}:
@@ -139,8 +137,6 @@ def _gate_penalty(cuts: Cuts | None) -> Tensor | None:
 
 def _gathered(parameter):
     """The whole of a parameter that ZeRO-3 may have spread over ranks."""
-    import contextlib
-
     if not hasattr(parameter, "ds_id"):
         return contextlib.nullcontext()
     import deepspeed

@@ -81,9 +81,8 @@ def repair_lengths(
     """
     shortest, longest = limits
     num_places = cut_VT.shape[1]
-    index_C = torch.arange(
-        most + 1, device=cut_VT.device
-    )  # cut k opens cube k; 0 is frame 0, the last is the end
+    # cut k opens cube k: cut 0 is before frame 0, and the one after a row's last cube is its end
+    index_C = torch.arange(most + 1, device=cut_VT.device)
     places_VT = torch.arange(1, num_places + 1, device=cut_VT.device).where(cut_VT, num_places + 1)
     position_VC = F.pad(places_VT.sort(dim=1).values[:, : most - 1], (1, 1))
     left_VC = cubes_V[:, None] - index_C
@@ -94,7 +93,7 @@ def repair_lengths(
     position_VC = torch.minimum(torch.maximum(position_VC, lowest), highest)
     position_VC = torch.where(left_VC > 0, position_VC, frames_V1 - left_VC * shortest)
     forwards = (position_VC - index_C * shortest).cummax(dim=1).values + index_C * shortest
-    backwards = (position_VC + -index_C * longest).flip(1).cummax(dim=1).values.flip(1) + index_C * longest
+    backwards = (position_VC - index_C * longest).flip(1).cummax(dim=1).values.flip(1) + index_C * longest
     position_VC = torch.maximum(forwards, backwards)
     inner = (index_C > 0) & (left_VC > 0)
     column = torch.where(inner, position_VC - 1, num_places)
@@ -118,7 +117,7 @@ class MomentumCubing(Cubing):
         """Small normal weights, no bias."""
         for module in self.modules():
             if isinstance(module, FloatLinear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, FloatLayerNorm):
                 nn.init.ones_(module.weight)

@@ -61,7 +61,7 @@ class Thumbnail(nn.Module):
 
     def reset_parameters(self) -> None:
         """Small normal weights, no bias."""
-        nn.init.trunc_normal_(self.thumbnail_fn[1].weight, std=0.02)
+        nn.init.normal_(self.thumbnail_fn[1].weight, std=0.02)
         nn.init.zeros_(self.thumbnail_fn[1].bias)
 
     def forward(self, tokens_NPD: Tensor, mask_N: Tensor, frames: list[int], is_video: list[bool]) -> Tensor:

@@ -24,5 +24,4 @@ class UniformCubing(Cubing):
         starts = accumulate([0, *frames[:-1]])
         first = [s + i * n // k for s, n, k in zip(starts, frames, cubes, strict=True) for i in range(k)]
         mask_N = torch.zeros(sum(frames), device=pooled_ND.device)
-        mask_N[to_device(first, mask_N.device)] = 1.0
-        return Cuts.from_mask(mask_N, cubes)
+        return Cuts.from_mask(mask_N.index_fill_(0, to_device(first, mask_N.device), 1.0), cubes)

@@ -109,7 +109,7 @@ class VisionTower(nn.Module):
         trained = any(p.requires_grad for p in old.parameters())
         self.vision = self.adapt(vision if device.type == "meta" else vision.to(device))
         self.vision.requires_grad_(trained).train(old.training)
-        if old.is_gradient_checkpointing:
+        if any(getattr(module, "gradient_checkpointing", False) for module in old.modules()):
             self.enable_gradient_checkpointing()
 
     def enable_gradient_checkpointing(self, **kwargs) -> None:

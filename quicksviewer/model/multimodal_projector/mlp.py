@@ -18,5 +18,5 @@ class Mlp(nn.Sequential):
         """Small normal weights, no bias."""
         for layer in self:
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)

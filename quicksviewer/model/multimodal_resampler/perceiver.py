@@ -103,12 +103,9 @@ class PerceiverResampler(Resampler):
 
     def reset_parameters(self) -> None:
         """Small normal weights, no bias; the last matrix keeps lengths. Queries as the config says."""
-        if self.query_init_std:
-            nn.init.trunc_normal_(self.query, std=self.query_init_std)
-        else:
-            nn.init.zeros_(self.query)
+        nn.init.normal_(self.query, std=self.query_init_std)
         for weight in (self.kv_proj.weight, self.attn.in_proj_weight, self.attn.out_proj.weight):
-            nn.init.trunc_normal_(weight, std=0.02)
+            nn.init.normal_(weight, std=0.02)
         for bias in (self.attn.in_proj_bias, self.attn.out_proj.bias):
             nn.init.zeros_(bias)
         for norm in (self.ln_q, self.ln_kv, self.ln_post):

@@ -1,0 +1,58 @@
+"""The command line: `quicksviewer WORD ...` and `python -m quicksviewer WORD ...` are the same.
+
+A word is a module, imported when it is called; its `main(argv)` returns the exit code: 0 done, 1 failed,
+2 wrong usage.
+"""
+
+import sys
+from importlib import import_module
+
+from quicksviewer import __version__
+from quicksviewer.utils.registry import did_you_mean
+
+COMMANDS = {
+    "train": ("quicksviewer.train.train", "train one stage of a recipe"),
+    "chat": ("quicksviewer.serve.cli", "ask a model about pictures and videos"),
+    "eval": ("quicksviewer.eval.run", "measure a model on a benchmark"),
+    "data": ("quicksviewer.synthetic.cli", "make the embedded world: clips, questions, tiny models"),
+    "doctor": ("quicksviewer.utils.doctor", "show what this machine has and what is missing"),
+}
+"""Word -> module with a `main`, and what it does."""
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    rows = (f"  {word:{width}}  {text}" for word, (_, text) in COMMANDS.items())
+    head = "usage: quicksviewer WORD [OPTION...]   or   quicksviewer --version"
+    return "\n".join([head, "", *rows, "", "quicksviewer WORD --help shows the options of a word."])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one word and give its exit code, also where its argument parser would end the process."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    word, *rest = words
+    if word == "--version":
+        print(f"quicksviewer {__version__}")
+        return 0
+    if word not in COMMANDS:
+        hint = did_you_mean(word, COMMANDS)
+        print(f"error: unknown word {word!r}.{hint} Known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return import_module(COMMANDS[word][0]).main(rest) or 0
+    except SystemExit as stop:
+        return _exit_code(stop)
+
+
+def _exit_code(stop: SystemExit) -> int:
+    if stop.code is None or isinstance(stop.code, int):
+        return stop.code or 0
+    print(stop.code, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Benchmarks: one loop for all, one small module for each."""

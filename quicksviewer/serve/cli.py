@@ -1,0 +1,156 @@
+"""Chat in a terminal, with images and videos.
+
+    python -m quicksviewer chat --model-path output/quickstart/stage3 --context video.mp4
+    python -m quicksviewer chat --model-path DIR --context a.mp4 b.png "What happens?"     one answer, then the prompt
+
+In the prompt a path of an image or a video shows it with the next question; `exit` or Ctrl-D ends.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from quicksviewer.serve.dialogue import SUFFIXES, parse_dialogue
+from quicksviewer.serve.session import ChatSession, Decoding
+from quicksviewer.utils.data_util import MediaError
+
+console = Console(highlight=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 a medium could not be used, 2 wrong usage."""
+    args = _parser().parse_args(argv)
+    try:
+        decoding = Decoding(
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            top_k=args.top_k,
+            repetition_penalty=args.repetition_penalty,
+            num_beams=args.num_beams,
+            seed=args.seed,
+        )
+        given = parse_dialogue(args.context)
+        session = ChatSession(load(args), decoding)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        begin(session, given)
+        if args.showcase:
+            return showcase(session, args.showcase, args.ask)
+        if args.ask:
+            for question in args.ask:
+                answer(session, question)
+            return 0
+        return converse(session)
+    except (MediaError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quicksviewer chat", description=__doc__.splitlines()[0])
+    parser.add_argument("--model-path", required=True, help="checkpoint folder, full or LoRA")
+    parser.add_argument("--model-base", help="language model of a LoRA checkpoint, if it was moved")
+    parser.add_argument("--context", nargs="*", default=[], help="media and turns to begin with")
+    parser.add_argument("--ask", nargs="+", default=[], help="ask these questions and end")
+    parser.add_argument("--showcase", metavar="PNG", help="write a picture of the video and its cubes, and end")
+    parser.add_argument("--video_nframes", type=int, help="most frames of a video (default: as trained)")
+    parser.add_argument("--video_fps", type=float, help="frames per second (default: as trained)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: greedy")
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--repetition-penalty", type=float, default=1.0)
+    parser.add_argument("--num-beams", type=int, default=1)
+    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--load-4bit", action="store_true")
+    parser.add_argument("--load-8bit", action="store_true")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def load(args):
+    """The model, with the media settings that were given in place of the trained ones."""
+    from dataclasses import replace
+
+    from quicksviewer.model.builder import load_pretrained_model
+
+    loaded = load_pretrained_model(
+        args.model_path, args.model_base, args.device, load_4bit=args.load_4bit, load_8bit=args.load_8bit
+    )
+    changes = {"fps": args.video_fps, "max_frames": args.video_nframes}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return replace(loaded, processor=loaded.processor.with_media(**changes))
+
+
+def begin(session: ChatSession, given) -> None:
+    """Bring a session to where the command line's context ends; a last question is answered."""
+    media = iter(given.media)
+    for turn in given.turns:
+        for _, path in (next(media) for _ in range(turn.text.count("<image>") + turn.text.count("<video>"))):
+            session.see(path)
+        if turn is given.turns[-1] and turn.role == "user":
+            answer(session, _without_marks(turn.text))
+        else:
+            session.dialogue = session.dialogue.say(_without_marks(turn.text))
+    for _, path in given.waiting:
+        session.see(path)
+
+
+def _without_marks(text: str) -> str:
+    return text.replace("<image>\n", "").replace("<video>\n", "")
+
+
+def answer(session: ChatSession, question: str) -> str:
+    """Ask, and print the answer while it comes."""
+    console.print(f"[bold]> {question}[/bold]")
+    text = session.ask(question, lambda piece: print(piece, end="", flush=True))
+    print()
+    return text
+
+
+def converse(session: ChatSession) -> int:
+    """Read questions and paths until the end of input."""
+    while True:
+        try:
+            line = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return 0
+        if line in ("exit", "quit"):
+            return 0
+        try:
+            if Path(line).suffix.lower() in SUFFIXES:
+                session.see(line)
+                console.print(f"({line} will be shown with the next question)")
+            elif line:
+                print(session.ask(line, lambda piece: print(piece, end="", flush=True)) and "")
+        except (MediaError, ValueError) as error:
+            console.print(f"[red]{error}[/red]")
+
+
+def showcase(session: ChatSession, path: str, questions: list[str]) -> int:
+    """Ask about the video of the context; show frames, cubes and answers here and as a picture."""
+    from quicksviewer.serve.strip import cube_spans, save_strip
+
+    if len(session.media) != 1 or not session.media[0].is_video:
+        raise ValueError("--showcase needs one video in --context")
+    lines = [f"{question}  {answer(session, question)}" for question in questions]
+    video = session.media[0]
+    spans = cube_spans(session.encoded.cuts.cube_of_frame)
+    console.print(f"{len(video.pixels)} frames, {len(spans)} cubes:")
+    for cube, (start, stop) in enumerate(spans):
+        bar = "#" * (stop - start)
+        console.print(f"  cube {cube:2}  {float(video.times[start]):6.1f} s  {stop - start:3} frames  {bar}")
+    save_strip(path, video.pixels, video.times, spans, lines)
+    console.print(f"picture written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

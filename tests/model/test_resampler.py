@@ -1,0 +1,169 @@
+"""Resamplers: one ragged attention equals a loop of nn.MultiheadAttention over cubes."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from quicksviewer.model.config import ResamplerConfig
+from quicksviewer.model.multimodal_resampler import RESAMPLERS, build_resampler
+from quicksviewer.model.multimodal_resampler.perceiver import INFERENCE_FRAMES
+from quicksviewer.model.multimodal_resampler.positions import axis_widths, sin_cos
+
+TOWER = SimpleNamespace(hidden_size=12, num_patches=16)
+CUBE_OF_FRAME = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4, 4, 4, 4])
+TIMES = torch.tensor([0.5, 1.5, 2.5, 3.5, 0.0, 2.0, 0.0, 7.0, 8.0, 9.0, 1000.0])
+
+
+def make(kind="perceiver", lm_width=64, **values):
+    torch.manual_seed(0)
+    values = {"queries": 4, "head_width": 32, **values}
+    resampler = build_resampler(ResamplerConfig(kind=kind, **values), TOWER, lm_width)
+    for name, parameter in resampler.named_parameters():
+        nn.init.normal_(parameter, mean=float(name.startswith("ln_") and name.endswith("weight")), std=0.3)
+    return resampler
+
+
+def tokens(num_frames=11):
+    return torch.randn(num_frames, 16, 12, generator=torch.Generator().manual_seed(1))
+
+
+def naive(resampler, tokens_NPD):
+    """Cube by cube, with all keys side by side and a dense table of positions."""
+    width, heads = resampler.out_width, resampler.attn.num_heads
+    attention = nn.MultiheadAttention(width, heads, batch_first=True)
+    attention.load_state_dict(resampler.attn.state_dict())
+    attention.requires_grad_(True)
+    widths = axis_widths(width)
+    axis = sin_cos(torch.arange(4), widths[1])
+    row, column = (t.flatten(0, 1) for t in (axis[:, None].expand(4, 4, -1), axis[None].expand(4, 4, -1)))
+    out = []
+    for cube in range(5):
+        member = cube == CUBE_OF_FRAME
+        value = resampler.ln_kv(resampler.kv_proj(tokens_NPD[member])).flatten(0, 1)
+        time = sin_cos(TIMES[member], widths[0]).repeat_interleave(16, dim=0)
+        plane = torch.cat([row, column], dim=1).repeat(int(member.sum()), 1)
+        key = value + torch.cat([time, plane], dim=1)
+        out.append(attention(resampler.ln_q(resampler.query)[None], key[None], value[None])[0][0])
+    return resampler.ln_post(torch.stack(out)) @ resampler.proj, attention
+
+
+def test_ragged_attention_equals_the_loop():
+    resampler, weight = make(), torch.randn(5, 4, 64)
+    one, two = tokens().requires_grad_(), tokens().requires_grad_()
+    ours = resampler(one, CUBE_OF_FRAME, 5, TIMES)
+    (ours * weight).sum().backward()
+    grads = {name: p.grad.clone() for name, p in resampler.named_parameters()}
+    resampler.zero_grad()
+    theirs, attention = naive(resampler, two)
+    (theirs * weight).sum().backward()
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.grad, two.grad, atol=1e-4, rtol=1e-4)
+    expected = {name: p.grad for name, p in resampler.named_parameters() if p.grad is not None}
+    expected |= {f"attn.{name}": p.grad for name, p in attention.named_parameters()}
+    assert grads.keys() == expected.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(
+            grad, expected[name], atol=2e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_many_frames_without_a_graph_are_read_in_parts():
+    resampler, count = make(), 3 * INFERENCE_FRAMES + 7
+    cube = torch.arange(count) // 10
+    args = tokens(count), cube, int(cube[-1]) + 1, torch.arange(count).float()
+    whole = resampler(*args)
+    with torch.no_grad():
+        parts = resampler(*args)
+    assert whole.requires_grad and not parts.requires_grad
+    torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
+
+
+def test_far_scores_neither_overflow_nor_vanish():
+    resampler = make()
+    with torch.no_grad():
+        resampler.query.mul_(0).add_(torch.randn(4, 64) * 10)
+        resampler.attn.in_proj_weight.mul_(30)
+    assert resampler(tokens(), CUBE_OF_FRAME, 5, TIMES).isfinite().all()
+
+
+def test_bfloat16_stays_near_float32():
+    resampler = make()
+    high = resampler(tokens(), CUBE_OF_FRAME, 5, TIMES)
+    with torch.autocast("cpu", torch.bfloat16):
+        auto = resampler(tokens(), CUBE_OF_FRAME, 5, TIMES)
+    low = resampler.bfloat16()(tokens().bfloat16(), CUBE_OF_FRAME, 5, TIMES)
+    assert low.dtype == torch.bfloat16
+    for other in (auto, low):
+        assert (other - high).float().norm() < 0.05 * high.norm()
+
+
+@pytest.mark.parametrize("kind", sorted(RESAMPLERS))
+def test_a_resampler_gives_what_it_announces(kind):
+    resampler, one = make(kind), tokens().requires_grad_()
+    out = resampler(one, CUBE_OF_FRAME, 5, TIMES)
+    assert out.shape == (5, resampler.num_tokens, resampler.out_width)
+    out.square().sum().backward()
+    assert (one.grad.flatten(1).abs().sum(dim=1) > 0).all()
+    assert all(p.grad is not None for p in resampler.parameters())
+
+
+def test_pooling_is_the_mean_over_frames_and_neighbours():
+    mean = torch.stack([tokens()[c == CUBE_OF_FRAME].mean(0) for c in range(5)])
+    torch.testing.assert_close(make("identity")(tokens(), CUBE_OF_FRAME, 5, TIMES), mean)
+    blocks = mean.view(5, 2, 2, 2, 2, 12).mean(dim=(2, 4)).flatten(1, 2)
+    torch.testing.assert_close(make("spatial_pool")(tokens(), CUBE_OF_FRAME, 5, TIMES), blocks)
+
+
+@pytest.mark.parametrize("width", [64, 72, 128, 192, 256, 896, 3584, 4096])
+def test_channels_of_the_axes(width):
+    time, row, column = axis_widths(width)
+    assert time + row + column == width and row == column and time % 2 == row % 2 == 0
+    if width % 16 == 0:
+        assert (time, row) == (width * 2 // 8, width * 3 // 8)
+
+
+def test_time_in_fractions_of_a_second():
+    table = sin_cos(torch.tensor([0.0, 0.5]), 4)
+    expected = [
+        [0, 0, 1, 1],
+        [*torch.tensor([0.5, 0.005]).sin().tolist(), *torch.tensor([0.5, 0.005]).cos().tolist()],
+    ]
+    torch.testing.assert_close(table, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_order_in_time_matters():
+    resampler, zero = make(), torch.zeros(2, dtype=torch.long)
+    there = resampler(tokens(2), zero, 1, torch.tensor([0.0, 9.0]))
+    back = resampler(tokens(2), zero, 1, torch.tensor([9.0, 0.0]))
+    assert (there - back).abs().max() > 1e-3
+
+
+def test_published_queries_start_equal_and_ours_do_not():
+    torch.manual_seed(0)
+    old = build_resampler(ResamplerConfig(queries=4, query_init_std=0.0), TOWER, 64)
+    new = build_resampler(ResamplerConfig(queries=4), TOWER, 64)
+    assert not old.query.any() and new.query.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    "values, width, message",
+    [
+        ({"head_width": 100}, 320, "heads do not divide"),
+        ({}, 63, "even width"),
+        ({"kind": "spatial_pool", "queries": 25}, 64, "cannot pool"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(values, width, message):
+    with pytest.raises(ValueError, match=message):
+        make(lm_width=width, **values)
+
+
+def test_size_at_the_published_widths():
+    with torch.device("meta"):
+        resampler = build_resampler(
+            ResamplerConfig(), SimpleNamespace(hidden_size=1152, num_patches=576), 3584
+        )
+    assert sum(p.numel() for p in resampler.parameters()) == 68_619_264
+    assert resampler.attn.num_heads == 28 and not list(resampler.buffers())

@@ -1,0 +1,89 @@
+"""What the doctor finds, and that it ends with 1 exactly when something needed is missing."""
+
+from importlib import metadata
+
+import pytest
+
+from quicksviewer.utils import doctor
+from quicksviewer.utils.doctor import Finding, Requirement
+
+
+def test_this_machine_can_run(capsys):
+    assert doctor.main([]) == 0
+    out = capsys.readouterr().out
+    for name in ("python", "torch", "transformers", "deepspeed", "av", "cores", "memory", "extra video"):
+        assert f" {name} " in out
+
+
+def test_a_missing_package_is_named_and_ends_with_one(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "read_requirements", lambda: [Requirement("no-such-package", ">=1")])
+    assert doctor.main([]) == 1
+    out = capsys.readouterr().out
+    assert "missing: no-such-package" in out
+    assert "pip install 'no-such-package>=1'" in out
+
+
+def test_a_version_outside_its_range_is_missing(monkeypatch):
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "1.9")
+    assert doctor.check_package(Requirement("thing", ">=1,<2")).state == "ok"
+    assert doctor.check_package(Requirement("thing", ">=2")).state == "missing"
+
+
+def test_an_extra_lacks_what_is_not_there_and_stops_nothing(monkeypatch):
+    monkeypatch.setattr(doctor, "installed_version", lambda name: {"a": "1"}.get(name))
+    rows = doctor.check_extras(
+        [Requirement("a", "", "x"), Requirement("b", "", "x"), Requirement("a", "", "y")]
+    )
+    assert rows == [
+        Finding("extra x", "a 1, b -", "absent", "pip install 'quicksviewer[x]'"),
+        Finding("extra y", "a 1"),
+    ]
+
+
+def test_a_broken_torchvision_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert doctor.check_torchvision() == []
+    monkeypatch.undo()
+    (tmp_path / "torchvision.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(doctor.sys.modules, "torchvision", raising=False)
+    (row,) = doctor.check_torchvision()
+    assert row.state == "missing"
+    assert "nms does not exist" in row.found
+    assert "pip uninstall torchvision" in row.advice
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("av>=15", Requirement("av", ">=15")),
+        ("transformers<6,>=5.17", Requirement("transformers", "<6,>=5.17")),
+        ("torchvision; extra == 'gpu'", Requirement("torchvision", "", "gpu")),
+        ('quicksviewer[dev] ; extra == "test"', Requirement("quicksviewer", "", "test")),
+        ("decord>=0.6; platform_machine == 'made_up' and extra == 'video'", None),
+    ],
+)
+def test_lines_of_the_metadata(line, expected):
+    assert doctor._parse(line) == expected
+
+
+def test_a_checkout_that_is_not_installed_declares_the_same(monkeypatch):
+    installed = doctor.read_requirements()
+
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", absent)
+    names = {(r.name, r.extra) for r in doctor.read_requirements()}
+    assert names == {(r.name, r.extra) for r in installed}
+
+
+def test_the_memory_of_a_container_is_its_limit(tmp_path):
+    limit = tmp_path / "memory.max"
+    whole = doctor.memory_bytes(str(limit))
+    limit.write_text("1048576\n")
+    assert doctor.memory_bytes(str(limit)) == 1048576
+    limit.write_text("max\n")
+    assert doctor.memory_bytes(str(limit)) == whole
