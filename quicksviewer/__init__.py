@@ -1,7 +1,13 @@
-"""Video large multimodal models that cut a video into cubes. The public names are loaded on first use."""
+"""Video large multimodal models that cut a video into cubes. The public names are loaded on first use.
 
+Importing the package also tells transformers' Auto classes about its models, which takes seconds because
+their classes are needed for it. The command line does without: its commands import what they use.
+"""
+
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 try:
     __version__ = version("quicksviewer")
@@ -31,3 +37,12 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
+
+
+def _is_command_line() -> bool:
+    """Python sets argv[0] to "-m" while it looks for a module to run; the installed command has our name."""
+    return bool(sys.argv) and (sys.argv[0] == "-m" or Path(sys.argv[0]).name == __name__)
+
+
+if not _is_command_line():
+    import_module("quicksviewer.auto").register()

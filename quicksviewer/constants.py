@@ -1,8 +1,8 @@
 """Special tokens and fixed ids: the words that text, layout and model agree on.
 
-Two kinds of special strings exist. *Marks* (`<image>`, `<video>`) stand in data and in what users type; they say
-"a medium goes here" and never reach the model. *Tokens* are vocabulary entries with an embedding row of their own;
-the layout of a medium is made of them (see `quicksviewer/model/layout.py`).
+Two kinds of special strings exist. *Marks* (`<image>`, `<video>`) stand in data and in what users type; they
+say "a medium goes here" and never reach the model. *Tokens* are vocabulary entries with an embedding row of
+their own; the layout of a medium is made of them (see `quicksviewer/model/layout.py`).
 """
 
 IGNORE_INDEX = -100
@@ -34,4 +34,5 @@ MODEL_TOKENS = (
     THUMBNAIL_START,
     THUMBNAIL_END,
 )
-"""Added to every tokenizer in this order, so that their ids are consecutive; the marks are added after them."""
+"""Added to every tokenizer in this order, so that their ids are consecutive; the marks are added after
+them."""

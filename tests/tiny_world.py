@@ -20,7 +20,9 @@ MM = {
     "resampler": {"queries": 4, "head_width": 32},
     "layout": {"time_digits": 2, "time_decimals": 0},
 }
-SHAPE = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+SHAPE = dict(
+    hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1
+)
 
 
 def make_folder(root: Path) -> Path:
@@ -38,7 +40,9 @@ def fresh(root: Path, backbone: str = "qwen2", tower: str = "siglip", template: 
     """A fresh video model; keyword arguments are sections of the mm config."""
     torch.manual_seed(0)
     overrides = {section: {**MM.get(section, {}), **mm.get(section, {})} for section in {*MM, *mm}}
-    return new_model(str(root / backbone), str(root / tower), overrides, template, {"max_frames": 16}, dtype=torch.float32)
+    return new_model(
+        str(root / backbone), str(root / tower), overrides, template, {"max_frames": 16}, dtype=torch.float32
+    )
 
 
 def video_row(loaded, path, text: str = "What happens when?", answer: str = "00 red circle left"):
@@ -57,5 +61,8 @@ def videos(root: Path) -> list[Path]:
 
 def with_template(loaded, template: str):
     return dataclasses.replace(
-        loaded, processor=type(loaded.processor)(loaded.tokenizer, loaded.processor.mm, template, loaded.processor.media)
+        loaded,
+        processor=type(loaded.processor)(
+            loaded.tokenizer, loaded.processor.mm, template, loaded.processor.media
+        ),
     )

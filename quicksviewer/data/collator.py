@@ -7,7 +7,8 @@ from quicksviewer.utils.batching import batch_rows, join_media
 
 @dataclass(frozen=True)
 class DataCollatorForSupervisedDataset:
-    """Rows padded on the right to the longest; labels of the padding are IGNORE_INDEX; media joined without padding."""
+    """Rows padded on the right to the longest; labels of the padding are IGNORE_INDEX; media joined without
+    padding."""
 
     pad_id: int
 

@@ -21,8 +21,8 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True, kw_only=True)
 class BadSamplePolicy:
-    """What happens to a row that cannot be used. The replacement depends on the row's index alone, so that every rank
-    and every resumed run agrees on it."""
+    """What happens to a row that cannot be used. The replacement depends on the row's index alone, so that
+    every rank and every resumed run agrees on it."""
 
     replace: bool = True
     """Off: the first bad row ends the run with its error."""
@@ -92,7 +92,9 @@ class LazySupervisedDataset(Dataset):
 
     def _check(self, row: dict, sample: Sample, where: str) -> None:
         if (length := len(row["input_ids"])) > self.max_length:
-            raise SampleError(where, f"{length} tokens exceed the limit of {self.max_length} (--model_max_length)")
+            raise SampleError(
+                where, f"{length} tokens exceed the limit of {self.max_length} (--model_max_length)"
+            )
         if all(label < 0 for label in row["labels"]):
             raise SampleError(where, f"sample {sample.uid} has nothing to learn: no text of the assistant")
 
@@ -118,7 +120,8 @@ def make_supervised_data_module(
     policy: BadSamplePolicy | None = None,
     quarantine: str | os.PathLike | None = None,
 ) -> dict[str, Dataset | Callable]:
-    """train_dataset and data_collator for the Trainer, from a mixture (a YAML file, or the list mini-language)."""
+    """train_dataset and data_collator for the Trainer, from a mixture (a YAML file, or the list
+    mini-language)."""
     mixture = Mixture(parse_mixture(data, registry))
     dataset = LazySupervisedDataset(mixture, processor, max_length, policy, quarantine)
     return {"train_dataset": dataset, "data_collator": DataCollatorForSupervisedDataset(processor.pad_id)}

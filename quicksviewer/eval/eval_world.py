@@ -1,7 +1,7 @@
 """The embedded world: held-out questions about held-out videos, by kind.
 
-A row of held_out.jsonl gives video, question, answer, and all answers that there could have been (their number is
-chance). An answer counts when it is the expected one, white space and case aside.
+A row of held_out.jsonl gives video, question, answer, and all answers that there could have been (their
+number is chance). An answer counts when it is the expected one, white space and case aside.
 """
 
 from collections.abc import Iterator

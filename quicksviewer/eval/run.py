@@ -2,8 +2,8 @@
 
     python -m quicksviewer eval world --model-path output/quickstart/stage3 --blind
 
-Greedy decoding, a fixed seed, and an unanswered question counts as wrong. `--blind` asks everything again with the
-frames replaced by noise: what is then still right was guessed from the question.
+Greedy decoding, a fixed seed, and an unanswered question counts as wrong. `--blind` asks everything again
+with the frames replaced by noise: what is then still right was guessed from the question.
 """
 
 import argparse
@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def evaluate(loaded, items, task, args) -> list[dict]:
-    """A record of every item: answer, score, chance, error; with --blind also blind_answer and blind_score."""
+    """A record of every item: answer, score, chance, error; with --blind also blind_answer and
+    blind_score."""
     media = MediaCache(loaded.processor)
     items = sorted(items, key=lambda item: item.video)  # questions about one video follow each other
     records = []
@@ -114,7 +115,9 @@ def answer_batch(loaded, items, task, media, args) -> list[dict]:
         blind_rows.append({**rows[-1], "pixel_values": _noise(rows[-1]["pixel_values"], item.uid)})
         asked.append((records[-1], item))
     for prefix, inputs in (("", rows), ("blind_", blind_rows if args.blind else [])):
-        for (record, item), answer in zip(asked if inputs else [], generate(loaded, inputs, task), strict=False):
+        for (record, item), answer in zip(
+            asked if inputs else [], generate(loaded, inputs, task), strict=False
+        ):
             record[f"{prefix}answer"], record[f"{prefix}score"] = answer, task.score(item, answer)
     return records
 
@@ -122,7 +125,9 @@ def answer_batch(loaded, items, task, media, args) -> list[dict]:
 def _noise(pixels, uid: str):
     """Uniform noise in place of the frames, drawn from the item's name."""
     seed = int.from_bytes(hashlib.sha256(uid.encode()).digest()[:7], "big")
-    return torch.randint(0, 256, pixels.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, pixels.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def generate(loaded, rows: list[dict], task) -> list[str]:
@@ -158,7 +163,9 @@ def report(result: dict, path: Path) -> None:
         table.add_row(kind, str(row["items"]), f"{row['accuracy']:.2f}", span, f"{row['chance']:.2f}", blind)
     console.print(table)
     if failed := [record for record in result["records"] if record["error"]]:
-        console.print(f"{len(failed)} items could not be asked and count as wrong, the first: {failed[0]['error']}")
+        console.print(
+            f"{len(failed)} items could not be asked and count as wrong, the first: {failed[0]['error']}"
+        )
     console.print(f"written to {path}", soft_wrap=True)
     kinds = " ".join(f"{k}={row['accuracy']:.2f}" for k, row in result["by_kind"].items() if k != "overall")
     whole = result["by_kind"]["overall"]

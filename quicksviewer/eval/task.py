@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One question about one video. `chance`: the score of a blind guess; `where`: file and line, for errors."""
+    """One question about one video. `chance`: the score of a blind guess; `where`: file and line, for
+    errors."""
 
     uid: str
     video: str

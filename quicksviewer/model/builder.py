@@ -1,4 +1,5 @@
-"""Checkpoint folder -> tokenizer, model, processor. What is in a folder is read from its config, never from its name."""
+"""Checkpoint folder -> tokenizer, model, processor. What is in a folder is read from its config, never from
+its name."""
 
 import json
 from dataclasses import dataclass
@@ -62,13 +63,16 @@ def read_tower(folder: str | Path) -> dict:
     kind = lookup(TOWER_KINDS, read_model_type(folder), "vision tower")
     config = json.loads((Path(folder) / "config.json").read_text())
     vision = config.get("vision_config", config)
-    known = load_target({"siglip": "transformers:SiglipVisionConfig", "clip": "transformers:CLIPVisionConfig"}[kind])
+    known = load_target(
+        {"siglip": "transformers:SiglipVisionConfig", "clip": "transformers:CLIPVisionConfig"}[kind]
+    )
     fields = set(known().to_dict()) - {"transformers_version", "architectures", "dtype", "_name_or_path"}
     return {"kind": kind, "hf": {key: value for key, value in vision.items() if key in fields}}
 
 
 def new_mm_config(tokenizer, tower: dict, overrides: dict) -> MultimodalConfig:
-    """The vision side of a fresh model: a tower, the recipe's settings, and the ids that the tokenizer gives."""
+    """The vision side of a fresh model: a tower, the recipe's settings, and the ids that the tokenizer
+    gives."""
     values = {
         **overrides,
         "tower": {**overrides.get("tower", {}), **tower},
@@ -78,7 +82,9 @@ def new_mm_config(tokenizer, tower: dict, overrides: dict) -> MultimodalConfig:
     return MultimodalConfig.from_dict(values)
 
 
-def new_model(language_model: str, vision_tower: str, overrides: dict, template: str, media: dict, **load) -> Loaded:
+def new_model(
+    language_model: str, vision_tower: str, overrides: dict, template: str, media: dict, **load
+) -> Loaded:
     """A video model from a plain language model and a vision tower: what stage 1 starts from."""
     config_class, model_class = _classes(BACKBONES, read_model_type(language_model))
     tokenizer = AutoTokenizer.from_pretrained(language_model, local_files_only=True)
@@ -100,13 +106,16 @@ def load_pretrained_model(
     load_8bit: bool = False,
     attn_implementation: str | None = None,
 ) -> Loaded:
-    """Tokenizer, model, processor and context length of a checkpoint of this project, full or LoRA, in eval mode.
+    """Tokenizer, model, processor and context length of a checkpoint of this project, full or LoRA, in eval
+    mode.
 
     `model_base`: where a LoRA checkpoint's language model lies, if not where it lay in training.
     """
     config_class, model_class = _classes(OURS, read_model_type(model_path))
     config = config_class.from_pretrained(model_path, local_files_only=True)
-    load = dict(dtype=dtype, attn_implementation=attn_implementation, quantization=_quantization(load_4bit, load_8bit))
+    load = dict(
+        dtype=dtype, attn_implementation=attn_implementation, quantization=_quantization(load_4bit, load_8bit)
+    )
     if (Path(model_path) / ADAPTER_FILE).is_file():
         model = _load_adapter(model_class, config, model_path, model_base, load)
     else:
@@ -123,7 +132,8 @@ def _classes(table: dict, model_type: str):
 
 
 def _from_pretrained(model_class, folder, config, dtype=None, attn_implementation=None, quantization=None):
-    """transformers' loader, with a refusal where it would only warn: every weight must come from the folder."""
+    """transformers' loader, with a refusal where it would only warn: every weight must come from the
+    folder."""
     extra = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization is not None:
         extra |= {"quantization_config": quantization, "device_map": {"": _current_device()}}
@@ -132,15 +142,20 @@ def _from_pretrained(model_class, folder, config, dtype=None, attn_implementatio
     )
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     if missing := sorted(set(report["missing_keys"]) - tied):
-        raise ValueError(f"{folder} lacks {len(missing)} weights of {model_class.__name__}, such as {missing[:3]}")
+        raise ValueError(
+            f"{folder} lacks {len(missing)} weights of {model_class.__name__}, such as {missing[:3]}"
+        )
     if report["unexpected_keys"]:
         strangers = sorted(report["unexpected_keys"])
-        raise ValueError(f"{folder} has {len(strangers)} weights that no module wants, such as {strangers[:3]}")
+        raise ValueError(
+            f"{folder} has {len(strangers)} weights that no module wants, such as {strangers[:3]}"
+        )
     return model
 
 
 def _load_adapter(model_class, config, folder, base, load):
-    """The base language model, the vision side and everything else that was trained, then the LoRA adapter."""
+    """The base language model, the vision side and everything else that was trained, then the LoRA
+    adapter."""
     from peft import PeftModel
     from safetensors.torch import load_file
 

@@ -3,8 +3,9 @@
     video   <video_start> <thumbnail_start> Q <thumbnail_end> ( W Q ) x C <video_end>
     image   <im_start> ( <patch_start> Q <patch_end> ) x pictures <im_end>
 
-Letters: Q visual tokens of a cube, W characters of a timestamp, C cubes. C depends only on the number of frames, and Q
-and W are constants, so lengths are known before a frame is decoded. Nobody else in the project counts tokens.
+Letters: Q visual tokens of a cube, W characters of a timestamp, C cubes. C depends only on the number of
+frames, and Q and W are constants, so lengths are known before a frame is decoded. Nobody else in the project
+counts tokens.
 """
 
 from dataclasses import dataclass
@@ -27,13 +28,15 @@ from quicksviewer.model.config import MultimodalConfig
 
 @dataclass(frozen=True)
 class Layout:
-    """Token ids of media for one model. With `time_style: plain` lengths are an upper bound (see `is_exact`)."""
+    """Token ids of media for one model. With `time_style: plain` lengths are an upper bound (see
+    `is_exact`)."""
 
     config: MultimodalConfig
 
     @property
     def is_exact(self) -> bool:
-        """False for plain timestamps: the leading zeros of a time are then masked out when the cuts are known."""
+        """False for plain timestamps: the leading zeros of a time are then masked out when the cuts are
+        known."""
         return self.config.layout.time_style == "fixed"
 
     @property

@@ -1,11 +1,12 @@
-"""The diagram: every frame is seen, videos are cut into cubes, each cube becomes Q tokens, the tokens enter the text.
+"""The diagram: every frame is seen, videos are cut into cubes, each cube becomes Q tokens, the tokens enter
+the text.
 
     pixels -> tower -> pool -> cubing -> resampler ----> order -> splice
                   \\----------------------> thumbnail --/
 
-Letters: B rows, T tokens, V media, N frames, C cubes, P patches of a frame, Q tokens per cube, W characters of a
-timestamp, D width. Media are concatenated along frames in the order in which they stand in the rows; their frame counts
-stay on the host, so that no shape needs a look at device memory.
+Letters: B rows, T tokens, V media, N frames, C cubes, P patches of a frame, Q tokens per cube, W characters
+of a timestamp, D width. Media are concatenated along frames in the order in which they stand in the rows;
+their frame counts stay on the host, so that no shape needs a look at device memory.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ PARTS = {
     "special_tokens": ("mm_tokens",),
     "llm": ("model", "lm_head"),
 }
-"""Part of the model -> dotted prefixes of its parameters. Stages, learning rates and reports speak of parts."""
+"""Part of the model -> dotted prefixes of its parameters. Stages, learning rates and reports speak of
+parts."""
 
 DUMMY_FRAMES = 2
 """Frames of the stand-in video of a batch without one: the least that passes through every module."""
@@ -52,7 +54,9 @@ class Media:
     is_video: list[bool]
 
     def __post_init__(self):
-        if not len(self.pixels) == len(self.times) == sum(self.frames) or len(self.frames) != len(self.is_video):
+        if not len(self.pixels) == len(self.times) == sum(self.frames) or len(self.frames) != len(
+            self.is_video
+        ):
             raise ValueError(
                 f"media disagree: {len(self.pixels)} pictures, {len(self.times)} times, "
                 f"{self.frames} frames, {len(self.is_video)} kinds"
@@ -63,8 +67,8 @@ class Media:
 class EncodedMedia:
     """What media become for the language model. Can be kept and spliced again, as chat does between turns.
 
-    visual: (M, D) tokens in the order of their slots; times: (sum C, W) character indices of all videos' cubes, with
-    `keep`; ballast: a zero that holds the graph of a stand-in video; cuts: of the real media.
+    visual: (M, D) tokens in the order of their slots; times: (sum C, W) character indices of all videos'
+    cubes, with `keep`; ballast: a zero that holds the graph of a stand-in video; cuts: of the real media.
     """
 
     visual: Tensor
@@ -90,13 +94,16 @@ def build_vision(model: nn.Module, config: MultimodalConfig, lm_width: int) -> N
 
 
 class LlavaMetaForCausalLM:
-    """Encode, cube, resample, project, splice. Mixed into a causal language model that `build_vision` equipped."""
+    """Encode, cube, resample, project, splice. Mixed into a causal language model that `build_vision`
+    equipped."""
 
-    def encode_media(self, media: Media | None, noise_weight: float = 0.0, generator=None) -> EncodedMedia | None:
+    def encode_media(
+        self, media: Media | None, noise_weight: float = 0.0, generator=None
+    ) -> EncodedMedia | None:
         """Tokens of all media of a batch; None where there are none and nothing is trained.
 
-        In training a batch without a video gets a black stand-in video whose result is multiplied by zero, so that
-        every rank calls every module and every trained parameter has a gradient, whatever its rows hold.
+        In training a batch without a video gets a black stand-in video whose result is multiplied by zero, so
+        that every rank calls every module and every trained parameter has a gradient, whatever its rows hold.
         """
         real = 0 if media is None else len(media.frames)
         if self.training and not (media and any(media.is_video)):
@@ -112,12 +119,17 @@ class LlavaMetaForCausalLM:
         return self._cut_off_stand_in(units_UQD, unit_counts, times, keep, cuts, media, real)
 
     def _resample(self, tokens_NPD: Tensor, cuts: Cuts, media: Media) -> Tensor:
-        clock_N = media.times if self.mm_config.resampler.time_unit == "seconds" else _frame_index(media, tokens_NPD)
+        clock_N = (
+            media.times
+            if self.mm_config.resampler.time_unit == "seconds"
+            else _frame_index(media, tokens_NPD)
+        )
         cubes_CQD = self.vision_resampler(tokens_NPD, cuts.cube_of_frame, sum(cuts.cubes), clock_N)
         return self.mm_projector(cubes_CQD)
 
     def _with_thumbnails(self, cubes_CQD, tokens_NPD, cuts, media) -> tuple[Tensor, list[int]]:
-        """Cubes and thumbnails in the order of their slots: (U, Q, D), and how many of them each medium has."""
+        """Cubes and thumbnails in the order of their slots: (U, Q, D), and how many of them each medium
+        has."""
         if not self.mm_config.thumbnail.enabled or not any(media.is_video):
             return cubes_CQD, list(cuts.cubes)
         thumbnails_VQD = self.thumbnail(tokens_NPD, cuts.mask, media.frames, media.is_video)
@@ -190,7 +202,8 @@ class LlavaMetaForCausalLM:
         return EncodedMedia(units, times[:0], keep[:0], None, ballast)
 
     def _agreed_chunks(self, frames: int) -> int:
-        """How many times each rank calls the tower: under ZeRO-3 a call is collective, so ranks take the maximum."""
+        """How many times each rank calls the tower: under ZeRO-3 a call is collective, so ranks take the
+        maximum."""
         chunks = -(-frames // self.mm_config.tower.frames_per_chunk)
         partitioned = any(hasattr(p, "ds_id") for p in self.vision_tower.parameters())
         if not (partitioned and self.training and dist.is_initialized()):

@@ -1,6 +1,7 @@
 """Words and media become the model's inputs; the same class serves training, evaluation and chat.
 
-It owns everything that must agree between them: tokenizer, chat template, frame plan, picture size and token layout.
+It owns everything that must agree between them: tokenizer, chat template, frame plan, picture size and token
+layout.
 It is saved with every checkpoint.
 """
 
@@ -36,7 +37,9 @@ class MediaConfig:
 
     def __post_init__(self):
         if self.fps <= 0 or self.max_frames < 1 or self.max_tiles < 0:
-            raise ValueError(f"bad fps={self.fps}, max_frames={self.max_frames} or max_tiles={self.max_tiles}")
+            raise ValueError(
+                f"bad fps={self.fps}, max_frames={self.max_frames} or max_tiles={self.max_tiles}"
+            )
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,13 @@ class Medium:
 
 
 def add_special_tokens(tokenizer) -> int:
-    """Give a tokenizer the project's tokens and marks; the id of the first. Does nothing where it has them."""
+    """Give a tokenizer the project's tokens and marks; the id of the first. Does nothing where it has
+    them."""
     known = tokenizer.get_vocab()
     if missing := [token for token in (*MODEL_TOKENS, *MARKS) if token not in known]:
-        tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": missing}, replace_extra_special_tokens=False
+        )
     ids = tokenizer.convert_tokens_to_ids(list(MODEL_TOKENS))
     if ids != list(range(ids[0], ids[0] + len(MODEL_TOKENS))):
         raise ValueError(f"the tokenizer holds some of the special tokens already, not in one run: ids {ids}")
@@ -71,16 +77,22 @@ def add_special_tokens(tokenizer) -> int:
 def time_token_ids(tokenizer) -> list[int]:
     """Ids of the characters that timestamps are written with."""
     ids = tokenizer.convert_tokens_to_ids(list(TIME_CHARACTERS))
-    strangers = [c for c, i in zip(TIME_CHARACTERS, ids, strict=True) if i is None or i == tokenizer.unk_token_id]
+    strangers = [
+        c for c, i in zip(TIME_CHARACTERS, ids, strict=True) if i is None or i == tokenizer.unk_token_id
+    ]
     if strangers:
-        raise ValueError(f"the tokenizer has no token of its own for {strangers}; timestamps cannot be written")
+        raise ValueError(
+            f"the tokenizer has no token of its own for {strangers}; timestamps cannot be written"
+        )
     return ids
 
 
 class QuicksviewerProcessor(ProcessorMixin):
     """Tokenizer, template, media settings and layout under one roof, with transformers' conventions."""
 
-    def __init__(self, tokenizer=None, mm: dict | None = None, template: str = "qwen2", media: dict | None = None, **kw):
+    def __init__(
+        self, tokenizer=None, mm: dict | None = None, template: str = "qwen2", media: dict | None = None, **kw
+    ):
         super().__init__(tokenizer)
         self.mm, self.template, self.media = mm, template, asdict(MediaConfig(**(media or {})))
         self.mm_config = MultimodalConfig.from_dict(mm)
@@ -118,7 +130,8 @@ class QuicksviewerProcessor(ProcessorMixin):
         return Medium(IMAGE_MARK, pixels, torch.zeros(len(pictures)))
 
     def load_video(self, path, start: float | None = None, end: float | None = None, times=None) -> Medium:
-        """Frames of a video file: at `times` (seconds) where given, else sampled by this processor's frame plan."""
+        """Frames of a video file: at `times` (seconds) where given, else sampled by this processor's frame
+        plan."""
         config = self.media_config
         if times is None:
             frames, plan = read_video(path, config.fps, config.max_frames, start, end, config.decoder)
@@ -131,8 +144,11 @@ class QuicksviewerProcessor(ProcessorMixin):
     def load(self, mark: str, source, start=None, end=None, times=None) -> Medium:
         return self.load_video(source, start, end, times) if mark == VIDEO_MARK else self.load_image(source)
 
-    def encode_turns(self, turns: Sequence[Turn], media: Sequence[Medium] = (), generation: bool = False) -> dict:
-        """One conversation as a row: input_ids, labels, and its media. Labels cover what the assistant says."""
+    def encode_turns(
+        self, turns: Sequence[Turn], media: Sequence[Medium] = (), generation: bool = False
+    ) -> dict:
+        """One conversation as a row: input_ids, labels, and its media. Labels cover what the assistant
+        says."""
         ids, learn = encode(self.tokenizer, render(self.conversation, list(turns), generation))
         return self._expand(ids, learn, media) | _media_row(media)
 
@@ -186,8 +202,11 @@ class QuicksviewerProcessor(ProcessorMixin):
         row = self._expand(ids, [False] * len(ids), media)
         return row | _media_row(media)
 
-    def apply_chat_template(self, conversation, add_generation_prompt: bool = False, tokenize: bool = False, **kwargs):
-        """transformers' messages (content: text, or a list of text, image and video entries) as text or as a batch."""
+    def apply_chat_template(
+        self, conversation, add_generation_prompt: bool = False, tokenize: bool = False, **kwargs
+    ):
+        """transformers' messages (content: text, or a list of text, image and video entries) as text or as a
+        batch."""
         messages = conversation if isinstance(conversation[0], dict) else conversation[0]
         turns, sources = [], []
         for message in messages:
@@ -202,7 +221,14 @@ class QuicksviewerProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self):
-        return ["input_ids", "attention_mask", "pixel_values", "frame_times", "medium_frames", "medium_is_video"]
+        return [
+            "input_ids",
+            "attention_mask",
+            "pixel_values",
+            "frame_times",
+            "medium_frames",
+            "medium_is_video",
+        ]
 
 
 def _media_row(media: Sequence[Medium]) -> dict:

@@ -12,8 +12,8 @@ from quicksviewer.model.config import LayoutConfig
 def splice(embeds_BTD: Tensor, values_MD: Tensor, slot_BT: Tensor) -> Tensor:
     """Put value m into the m-th true slot, rows first: (B, T, D).
 
-    A batch whose slots and values differ in number cannot be right; torch's scatter refuses too few values, and the
-    caller's layout makes both from the same metadata.
+    A batch whose slots and values differ in number cannot be right; torch's scatter refuses too few values,
+    and the caller's layout makes both from the same metadata.
     """
     return embeds_BTD.masked_scatter(slot_BT[..., None], values_MD.to(embeds_BTD.dtype))
 
@@ -29,7 +29,9 @@ def time_characters(seconds_C: Tensor, config: LayoutConfig) -> tuple[Tensor, Te
     ticks_C = ticks_C.clamp(max=10**places - 1)
     powers = 10 ** torch.arange(places - 1, -1, -1, device=seconds_C.device)
     digits_CW = ticks_C[:, None] // powers % 10
-    leading_CW = (digits_CW.cumsum(dim=1) == 0) & (torch.arange(places, device=powers.device) < config.time_digits - 1)
+    leading_CW = (digits_CW.cumsum(dim=1) == 0) & (
+        torch.arange(places, device=powers.device) < config.time_digits - 1
+    )
     keep_CW = ~leading_CW if config.time_style == "plain" else torch.ones_like(leading_CW)
     if config.time_decimals:
         split = config.time_digits

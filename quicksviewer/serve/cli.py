@@ -1,7 +1,8 @@
 """Chat in a terminal, with images and videos.
 
     python -m quicksviewer chat --model-path output/quickstart/stage3 --context video.mp4
-    python -m quicksviewer chat --model-path DIR --context a.mp4 b.png "What happens?"     one answer, then the prompt
+    python -m quicksviewer chat --model-path DIR --context a.mp4 b.png "What happens?"     one answer, then
+    the prompt
 
 In the prompt a path of an image or a video shows it with the next question; `exit` or Ctrl-D ends.
 """
@@ -58,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-base", help="language model of a LoRA checkpoint, if it was moved")
     parser.add_argument("--context", nargs="*", default=[], help="media and turns to begin with")
     parser.add_argument("--ask", nargs="+", default=[], help="ask these questions and end")
-    parser.add_argument("--showcase", metavar="PNG", help="write a picture of the video and its cubes, and end")
+    parser.add_argument(
+        "--showcase", metavar="PNG", help="write a picture of the video and its cubes, and end"
+    )
     parser.add_argument("--video_nframes", type=int, help="most frames of a video (default: as trained)")
     parser.add_argument("--video_fps", type=float, help="frames per second (default: as trained)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0: greedy")

@@ -1,7 +1,7 @@
 """What a user types becomes turns and media; testable without a model.
 
-A context is a list of words as given on the command line: paths of media, and texts. Media stand before the text that
-follows them, texts alternate between user and assistant.
+A context is a list of words as given on the command line: paths of media, and texts. Media stand before the
+text that follows them, texts alternate between user and assistant.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Turns so far, the media they mark in order as (mark, path), and media that wait for the next question."""
+    """Turns so far, the media they mark in order as (mark, path), and media that wait for the next
+    question."""
 
     turns: tuple[Turn, ...] = ()
     media: tuple[tuple[str, str], ...] = ()

@@ -88,7 +88,9 @@ class ChatSession:
         if self._media and self._encoded is None:
             self._encoded = self._encode(batch)
             self.encoded_videos += len(self._media)
-        streamer = _Pieces(self.loaded.tokenizer, on_text) if on_text and self.decoding.num_beams == 1 else None
+        streamer = (
+            _Pieces(self.loaded.tokenizer, on_text) if on_text and self.decoding.num_beams == 1 else None
+        )
         out = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],

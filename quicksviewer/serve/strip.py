@@ -17,8 +17,11 @@ def cube_spans(cube_of_frame: Tensor) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(ids)], strict=True))
 
 
-def draw_strip(pixels_N3HW: Tensor, times_N: Tensor, spans: list[tuple[int, int]], lines: list[str]) -> Image.Image:
-    """Frames in rows, a coloured bar over each cube with the second at which it begins, and lines of text below."""
+def draw_strip(
+    pixels_N3HW: Tensor, times_N: Tensor, spans: list[tuple[int, int]], lines: list[str]
+) -> Image.Image:
+    """Frames in rows, a coloured bar over each cube with the second at which it begins, and lines of text
+    below."""
     frames = pixels_N3HW.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
     rows = -(-len(frames) // PER_ROW)
     width = min(len(frames), PER_ROW) * (CELL + GAP) + GAP
@@ -34,7 +37,9 @@ def draw_strip(pixels_N3HW: Tensor, times_N: Tensor, spans: list[tuple[int, int]
             pen.rectangle((x - joined, y, x + CELL - 1, y + BAR - 3), COLOURS[cube % len(COLOURS)])
             if index == start:
                 pen.text((x + 4, y - 1), f"{float(times_N[index]):.1f} s", fill=(0, 0, 0), font=font)
-            sheet.paste(Image.fromarray(frames[index]).resize((CELL, CELL), Image.Resampling.NEAREST), (x, y + BAR))
+            sheet.paste(
+                Image.fromarray(frames[index]).resize((CELL, CELL), Image.Resampling.NEAREST), (x, y + BAR)
+            )
     for place, line in enumerate(lines):
         pen.text((GAP + 4, height - 20 * (len(lines) - place)), line, fill=(235, 235, 235), font=font)
     return sheet

@@ -85,7 +85,8 @@ def wait(jobs: list[subprocess.Popen]) -> None:
 
 @contextmanager
 def reporter(words: str, total: int):
-    """A function to call after each piece of work; prints a line every few seconds, on the first process only."""
+    """A function to call after each piece of work; prints a line every few seconds, on the first process
+    only."""
     quiet = os.environ.get("RANK", "0") != "0"
     state = {"done": 0, "shown": time.time()}
 

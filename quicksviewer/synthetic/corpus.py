@@ -1,6 +1,7 @@
 """Worlds become data sets: mp4 files, pictures, and JSONL rows in the project's own schema.
 
-Every row is a pure function of (split, index), so that the same settings give the same bytes on every machine.
+Every row is a pure function of (split, index), so that the same settings give the same bytes on every
+machine.
 """
 
 import json
@@ -19,7 +20,18 @@ from quicksviewer.synthetic.world import BACKGROUNDS, World, WorldConfig, draw_w
 SPLITS = {"train": 0, "held_out": 1_000_000, "text": 2_000_000}
 """Split -> first seed of its worlds. Seeds of different splits never meet."""
 ASK_WHEN, ASK_WHAT, ASK_SEEN = "What happens when?", "What happens?", "What is seen?"
-MORE_OFTEN = ("colour_at", "colour_at", "after", "after", "motion", "shape", "detail", "detail", "detail", "order")
+MORE_OFTEN = (
+    "colour_at",
+    "colour_at",
+    "after",
+    "after",
+    "motion",
+    "motion",
+    "shape",
+    "shape",
+    "detail",
+    "order",
+)
 """Kinds with an argument are asked several times of one video."""
 
 
@@ -59,7 +71,8 @@ def some_questions(world: World, rng: random.Random, count: int) -> list[Questio
 
 
 def as_dialogue(opening: str, pairs: list[tuple[str, str]]) -> list[dict]:
-    """Questions and answers as the turns of a row; `opening` (marks, or text to read) stands before the first."""
+    """Questions and answers as the turns of a row; `opening` (marks, or text to read) stands before the
+    first."""
     turns = []
     for place, (question, answer) in enumerate(pairs):
         text = f"{opening}{question}" if place == 0 else question
@@ -68,7 +81,8 @@ def as_dialogue(opening: str, pairs: list[tuple[str, str]]) -> list[dict]:
 
 
 def _with_timeline(world: World, rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """Questions and the dense caption, which comes first or last: the questions must be answered without it too."""
+    """Questions and the dense caption, which comes first or last: the questions must be answered without it
+    too."""
     pairs = [(question.text, question.answer) for question in some_questions(world, rng, count)]
     pairs.insert(0 if rng.random() < 0.25 else len(pairs), (ASK_WHEN, timeline(world)))
     return pairs
@@ -117,7 +131,8 @@ def _some_cuts(world: World, rng: random.Random, frames_per_cube: float) -> list
 
 
 def image_row(index: int, config: WorldConfig) -> dict:
-    """One to three pictures, each described: every third row is a multi-image one, every third an interleaved document."""
+    """One to three pictures, each described: every third row is a multi-image one, every third an interleaved
+    document."""
     rng = rng_of("image", index)
     paths, words = [], []
     for part in range(1 if index % 3 == 0 else rng.randint(2, 3)):
@@ -192,7 +207,9 @@ def write_rows(path: Path, rows) -> None:
     os.replace(partial, path)
 
 
-def write_corpus(folder: Path, world: WorldConfig, corpus: CorpusConfig, progress=lambda: None, workers: int = 1) -> None:
+def write_corpus(
+    folder: Path, world: WorldConfig, corpus: CorpusConfig, progress=lambda: None, workers: int = 1
+) -> None:
     """Everything the three stages and the evaluation read, under one folder."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     write_videos(folder, "train", corpus.videos, world, progress, workers)
@@ -215,5 +232,7 @@ def corpus_text(world: WorldConfig, corpus: CorpusConfig, count: int = 600) -> l
     for index in range(count):
         row = text_row(index, world, corpus)
         lines.append("\n".join(turn["value"] for turn in row["conversations"]))
-        lines.append("\n".join([caption(draw_world(index, world)), ASK_WHEN, ASK_WHAT, ASK_SEEN, *BACKGROUNDS]))
+        lines.append(
+            "\n".join([caption(draw_world(index, world)), ASK_WHEN, ASK_WHAT, ASK_SEEN, *BACKGROUNDS])
+        )
     return lines

@@ -1,7 +1,8 @@
-"""The warm-up that stands for pretraining: a tower learns to name single pictures, a language model to answer in text.
+"""The warm-up that stands for pretraining: a tower learns to name single pictures, a language model to answer
+in text.
 
-In real life both come pretrained. Here seconds of training on the synthetic world stand for that; the result is cached
-by the settings that made it (see `recipe.py`).
+In real life both come pretrained. Here seconds of training on the synthetic world stand for that; the result
+is cached by the settings that made it (see `recipe.py`).
 """
 
 from collections.abc import Callable
@@ -58,7 +59,9 @@ def picture(index: int, world: WorldConfig) -> tuple[np.ndarray, list[int]]:
     image = np.asarray(draw_frame(event, second, world.size))
     column, row = _place(image, event, world)
     truth = {"column": column, "row": row}
-    return image, [options.index(truth.get(name, getattr(event, name, None))) for name, options in LABELS.items()]
+    return image, [
+        options.index(truth.get(name, getattr(event, name, None))) for name, options in LABELS.items()
+    ]
 
 
 def _place(image: np.ndarray, event, world: WorldConfig) -> tuple[int, int]:
@@ -68,14 +71,21 @@ def _place(image: np.ndarray, event, world: WorldConfig) -> tuple[int, int]:
     return tuple(min(int(axis.mean() / world.size * PLACES), PLACES - 1) for axis in (xs, ys))
 
 
-def warm_tower(folder: Path, world: WorldConfig, config: PretrainConfig, progress: Callable = lambda **_: None) -> float:
-    """Train the tower of a checkpoint folder on single pictures and write it back. Returns its last accuracy."""
+def warm_tower(
+    folder: Path, world: WorldConfig, config: PretrainConfig, progress: Callable = lambda **_: None
+) -> float:
+    """Train the tower of a checkpoint folder on single pictures and write it back. Returns its last
+    accuracy."""
     tower = load_target("transformers:AutoModel").from_pretrained(folder, local_files_only=True)
     torch.manual_seed(config.seed)
-    heads = nn.ModuleDict({name: nn.Linear(tower.config.hidden_size, len(opts)) for name, opts in LABELS.items()})
+    heads = nn.ModuleDict(
+        {name: nn.Linear(tower.config.hidden_size, len(opts)) for name, opts in LABELS.items()}
+    )
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.tower_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.tower_rate, config.tower_steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.tower_rate, config.tower_steps, pct_start=0.1
+    )
     right = 0.0
     for step in range(config.tower_steps):
         first = step * config.tower_batch
@@ -107,7 +117,9 @@ def text_batch(indices, tokenizer, template: str, world: WorldConfig, corpus: Co
         roles = {"human": "user", "gpt": "assistant"}
         turns = [Turn(roles[turn["from"]], turn["value"]) for turn in row["conversations"]]
         ids, learn = encode(tokenizer, render(TEMPLATES[template], turns))
-        rows.append({"input_ids": ids, "labels": [i if told else -100 for i, told in zip(ids, learn, strict=True)]})
+        rows.append(
+            {"input_ids": ids, "labels": [i if told else -100 for i, told in zip(ids, learn, strict=True)]}
+        )
     return batch_rows(rows, 0)
 
 
@@ -121,8 +133,8 @@ def warm_language_model(
 ) -> float:
     """Train the language model of a checkpoint folder on text rows and write it back. Returns its last loss.
 
-    With torch.distributed running, the batch is split over the processes and gradients are averaged: the result is
-    that of one process but for rounding.
+    With torch.distributed running, the batch is split over the processes and gradients are averaged: the
+    result is that of one process but for rounding.
     """
     tokenizer = load_target("transformers:AutoTokenizer").from_pretrained(folder, local_files_only=True)
     model = load_target("transformers:AutoModelForCausalLM").from_pretrained(folder, local_files_only=True)
@@ -151,7 +163,9 @@ def warm_language_model(
 
 def _lm_optimizers(model, config: PretrainConfig):
     """Muon for the matrices of the layers, AdamW for embeddings and norms; one cycle of their rates."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+    matrices = [
+        p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n
+    ]
     taken = set(map(id, matrices))
     others = [p for p in model.parameters() if id(p) not in taken]
     optimizers = [

@@ -1,7 +1,8 @@
 """A world becomes words: captions, timelines, and questions with exact answers.
 
-A kind of question is a row of KINDS: a function from (world, rng) to a Question, or None where the question would have
-no single answer. Every question can also be asked with options, named or lettered.
+A kind of question is a row of KINDS: a function from (world, rng) to a Question, or None where the question
+would have no single answer. Every question can also be asked with options, named or lettered. What is asked
+about one event is answered in the style of the captions, the event first: "red circle", "red left".
 """
 
 import random
@@ -71,12 +72,14 @@ def _motion(world: World, rng: random.Random) -> Question | None:
     if not long:
         return None
     event = rng.choice(long)
-    return Question("motion", f"How does {event.colour} move?", event.motion, tuple(MOTIONS))
+    answers = tuple(f"{event.colour} {motion}" for motion in MOTIONS)
+    return Question("motion", f"Where does {event.colour} go?", f"{event.colour} {event.motion}", answers)
 
 
 def _shape(world: World, rng: random.Random) -> Question:
     event = rng.choice(world.events)
-    return Question("shape", f"Which shape is {event.colour}?", event.shape, SHAPES)
+    answers = tuple(f"{event.colour} {shape}" for shape in SHAPES)
+    return Question("shape", f"Which shape is {event.colour}?", f"{event.colour} {event.shape}", answers)
 
 
 def _detail(world: World, rng: random.Random) -> Question:
@@ -104,7 +107,8 @@ def _word(world: World, rng: random.Random) -> Question | None:
     if not written:
         return None
     event = rng.choice(written)
-    return Question("word", f"Which word with {event.colour}?", event.word, WORDS)
+    answers = tuple(f"{event.colour} {word}" for word in WORDS)
+    return Question("word", f"Which word with {event.colour}?", f"{event.colour} {event.word}", answers)
 
 
 KINDS: dict[str, Callable[[World, random.Random], Question | None]] = {
@@ -135,7 +139,8 @@ def _options(question: Question, rng: random.Random) -> list[str]:
 
 
 def with_choices(question: Question, rng: random.Random) -> Question:
-    """The same question with up to four options; the answer is one of them, in words. A detail is asked openly."""
+    """The same question with up to four options; the answer is one of them, in words. A detail is asked
+    openly."""
     if question.kind == "detail":
         return question
     shown = _options(question, rng)
@@ -151,7 +156,13 @@ def with_letters(question: Question, rng: random.Random) -> Question:
     letters = LETTERS[: len(shown)]
     lines = [f"{letter}. {text}" for letter, text in zip(letters, shown, strict=True)]
     text = "\n".join([question.text, *lines, "Answer with the letter."])
-    return replace(question, text=text, answer=letters[shown.index(question.answer)], answers=tuple(letters), form="letter")
+    return replace(
+        question,
+        text=text,
+        answer=letters[shown.index(question.answer)],
+        answers=tuple(letters),
+        form="letter",
+    )
 
 
 FORMS = {"open": lambda question, rng: question, "choice": with_choices, "letter": with_letters}
@@ -178,7 +189,8 @@ def caption(world: World) -> str:
 
 
 def cubed_timeline(world: World, starts: list[int]) -> str:
-    """What each cube of a video shows, with the second at which the cube begins: the words a visual stream stands for."""
+    """What each cube of a video shows, with the second at which the cube begins: the words a visual stream
+    stands for."""
     ends = [*starts[1:], world.seconds]
     cubes = []
     for start, end in zip(starts, ends, strict=True):

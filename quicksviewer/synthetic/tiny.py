@@ -29,10 +29,21 @@ LM_SHAPE = dict(
     tie_word_embeddings=True,
 )
 TOWER_SHAPE = dict(
-    hidden_size=96, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, image_size=48, patch_size=8
+    hidden_size=96,
+    intermediate_size=256,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    image_size=48,
+    patch_size=8,
 )
 CHATML_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-LLAMA3_SPECIALS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>")
+LLAMA3_SPECIALS = (
+    "<|begin_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+)
 VOCABULARY = 640
 ROLES = "system user assistant"
 
@@ -44,7 +55,11 @@ def qwen2_tokenizer(texts: list[str]):
 
     learner = Qwen2Tokenizer(vocab={"<|endoftext|>": 0}, merges=[]).backend_tokenizer
     fresh = Tokenizer(models.BPE())
-    fresh.pre_tokenizer, fresh.decoder, fresh.normalizer = learner.pre_tokenizer, learner.decoder, learner.normalizer
+    fresh.pre_tokenizer, fresh.decoder, fresh.normalizer = (
+        learner.pre_tokenizer,
+        learner.decoder,
+        learner.normalizer,
+    )
     alphabet = load_target("tokenizers.pre_tokenizers:ByteLevel").alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(CHATML_SPECIALS), initial_alphabet=sorted(alphabet), show_progress=False
@@ -52,7 +67,9 @@ def qwen2_tokenizer(texts: list[str]):
     fresh.train_from_iterator([*texts, f" {ROLES} {ROLES}\n" * 50], trainer)
     model = load_target("json:loads")(fresh.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
-    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=merges, extra_special_tokens=list(CHATML_SPECIALS[1:]))
+    tokenizer = Qwen2Tokenizer(
+        vocab=model["vocab"], merges=merges, extra_special_tokens=list(CHATML_SPECIALS[1:])
+    )
     tokenizer.eos_token = "<|im_end|>"
     return tokenizer
 
@@ -94,7 +111,9 @@ def save_llama_tokenizer(folder: Path, texts: list[str]) -> None:
 
 def make_language_model(folder: Path, family: str, texts: list[str], seed: int = 0, **shape) -> None:
     """A random language model and a tokenizer learned from `texts`, as a checkpoint folder."""
-    config_class, model_class = (load_target(name) for name in lookup(LANGUAGE_MODELS, family, "language model"))
+    config_class, model_class = (
+        load_target(name) for name in lookup(LANGUAGE_MODELS, family, "language model")
+    )
     if family == "llama":
         save_llama_tokenizer(folder, texts)
         tokenizer = load_target("transformers:AutoTokenizer").from_pretrained(folder)

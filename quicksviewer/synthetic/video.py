@@ -62,7 +62,8 @@ def draw_video(world: World, config: WorldConfig) -> np.ndarray:
 
 
 def write_video(path: Path, frames_NHWC: np.ndarray, fps: int, codec: str = "h264") -> None:
-    """Encode frames as an mp4 file. One encoder thread, so that the bytes do not depend on the machine's cores."""
+    """Encode frames as an mp4 file. One encoder thread, so that the bytes do not depend on the machine's
+    cores."""
     encoder, options = CODECS[codec]
     partial = path.with_suffix(".partial.mp4")
     with av.open(str(partial), "w", format="mp4") as container:

@@ -1,8 +1,8 @@
 """A world of shapes: videos as lists of events with known truth, drawn from a random generator.
 
-An event is one shape of one colour that moves in one way before one background for a whole number of seconds. Durations
-are heavy-tailed: long still spans stand beside events that last one second, as in real film. A world is a value;
-`video.py` turns it into pixels, `questions.py` into words.
+An event is one shape of one colour that moves in one way before one background for a whole number of seconds.
+Durations are heavy-tailed: long still spans stand beside events that last one second, as in real film. A
+world is a value; `video.py` turns it into pixels, `questions.py` into words.
 """
 
 import random
@@ -46,7 +46,9 @@ class WorldConfig:
         if self.max_events > len(COLOURS):
             raise ValueError(f"max_events={self.max_events} exceeds the {len(COLOURS)} colours there are")
         if self.max_seconds < self.max_events:
-            raise ValueError(f"max_seconds={self.max_seconds} leaves no second for each of {self.max_events} events")
+            raise ValueError(
+                f"max_seconds={self.max_seconds} leaves no second for each of {self.max_events} events"
+            )
         if self.size < 24 or self.size % 2:
             raise ValueError(f"size must be even and at least 24 pixels, got {self.size}")
         if self.fps < 1 or self.tail <= 0 or not 0 <= self.word_share <= 1:
@@ -74,7 +76,8 @@ class Event:
 
 @dataclass(frozen=True)
 class World:
-    """A video's truth: events that follow each other without a gap. No colour appears twice, so it names its event."""
+    """A video's truth: events that follow each other without a gap. No colour appears twice, so it names its
+    event."""
 
     seed: int
     events: tuple[Event, ...]

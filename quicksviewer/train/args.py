@@ -1,7 +1,7 @@
 """What a run can be told: three dataclasses, filled from defaults, then the recipe, then flags.
 
-A recipe is a YAML file in configs/recipes/ with the sections `shared`, `mm` (the vision side of a fresh model) and one
-for each stage; a name without a slash is looked up there. A key nobody declared is an error.
+A recipe is a YAML file in configs/recipes/ with the sections `shared`, `mm` (the vision side of a fresh
+model) and one for each stage; a name without a slash is looked up there. A key nobody declared is an error.
 """
 
 import difflib
@@ -32,13 +32,19 @@ def flag(default: Any, text: str) -> Any:
 class ModelArguments:
     """Which model, and what is changed about it."""
 
-    model_name_or_path: str | None = flag(None, "Folder of a language model (stage 1) or of an earlier stage.")
+    model_name_or_path: str | None = flag(
+        None, "Folder of a language model (stage 1) or of an earlier stage."
+    )
     vision_tower: str | None = flag(None, "Folder of a CLIP or SigLIP checkpoint; for a fresh model.")
     version: str = flag("qwen2", "Conversation template of a fresh model: qwen2, llama_3, smollm2, plain.")
-    attn_implementation: str | None = flag(None, "sdpa (default), eager, or flash_attention_2 where installed.")
+    attn_implementation: str | None = flag(
+        None, "sdpa (default), eager, or flash_attention_2 where installed."
+    )
     mm_cubing: str | None = flag(None, "Cubing of a fresh model: momentum or uniform.")
     frames_per_cube: float | None = flag(None, "Average frames of a cube, of a fresh model.")
-    mm_resampler_type: str | None = flag(None, "Resampler of a fresh model: perceiver, spatial_pool, identity.")
+    mm_resampler_type: str | None = flag(
+        None, "Resampler of a fresh model: perceiver, spatial_pool, identity."
+    )
     mm_projector_type: str | None = flag(None, "Projector of a fresh model: identity, linear, mlpNx_gelu.")
     mm_use_thumbnail: bool | None = flag(None, "Whether a fresh model has thumbnails.")
     lora_enable: bool = flag(False, "Train LoRA adapters in place of the language model's own weights.")
@@ -57,18 +63,26 @@ class ModelArguments:
 
     def structure(self) -> dict[tuple[str, str], Any]:
         """The flags that were given and that only a fresh model can follow: (section, key) -> value."""
-        return {at: getattr(self, name) for name, at in self.STRUCTURE.items() if getattr(self, name) is not None}
+        return {
+            at: getattr(self, name) for name, at in self.STRUCTURE.items() if getattr(self, name) is not None
+        }
 
 
 @dataclass
 class DataArguments:
     """What is read, and how media are seen."""
 
-    data_path: str | None = flag(None, "Mixture: a YAML file, or paths joined by ';' with {a,b}, *k and #a_b.")
-    data_registry: str | None = flag(None, "YAML file that gives names of the mixture a path and a media root.")
+    data_path: str | None = flag(
+        None, "Mixture: a YAML file, or paths joined by ';' with {a,b}, *k and #a_b."
+    )
+    data_registry: str | None = flag(
+        None, "YAML file that gives names of the mixture a path and a media root."
+    )
     video_fps: float | None = flag(None, "Frames per second that are looked at (fresh model: 1).")
     video_num_frames: int | None = flag(None, "Most frames of a video (fresh model: 420).")
-    image_max_tiles: int | None = flag(None, "Tiles of a high-resolution image beside the whole (fresh model: 0).")
+    image_max_tiles: int | None = flag(
+        None, "Tiles of a high-resolution image beside the whole (fresh model: 0)."
+    )
     video_decoder: str | None = flag(None, "av, decord or torchcodec (fresh model: av).")
     max_bad_share: float = flag(0.2, "End the run when more than this share of the rows cannot be used.")
     stop_at_bad_sample: bool = flag(False, "End the run at the first row that cannot be used.")
@@ -82,7 +96,9 @@ class DataArguments:
 
     def media(self) -> dict[str, Any]:
         """Media settings that were given, by their names in MediaConfig."""
-        return {name: getattr(self, key) for key, name in self.MEDIA.items() if getattr(self, key) is not None}
+        return {
+            name: getattr(self, key) for key, name in self.MEDIA.items() if getattr(self, key) is not None
+        }
 
 
 @dataclass
@@ -95,7 +111,9 @@ class TrainingArguments(transformers.TrainingArguments):
     mm_vision_tower_lr: float | None = flag(None, "Learning rate of the vision tower, if not learning_rate.")
     mm_resampler_lr: float | None = flag(None, "Learning rate of the resampler, if not learning_rate.")
     mm_cubing_lr: float | None = flag(None, "Learning rate of cubing and thumbnail, if not learning_rate.")
-    noise_start: float | None = flag(None, "Weight of the gate's noise at step 0 (default: the model's config).")
+    noise_start: float | None = flag(
+        None, "Weight of the gate's noise at step 0 (default: the model's config)."
+    )
     noise_end: float | None = flag(None, "Weight of the gate's noise at the end of its schedule.")
     noise_share: float | None = flag(None, "Share of the steps over which the noise is lowered.")
     cubing_aux_weight: float | None = flag(None, "Weight of the gate's norm in the loss.")
@@ -120,7 +138,9 @@ class TrainingArguments(transformers.TrainingArguments):
 
     def part_rates(self) -> dict[str, float]:
         """Part of the model -> its own learning rate, where one was given."""
-        return {part: rate for part, key in self.PART_RATES.items() if (rate := getattr(self, key)) is not None}
+        return {
+            part: rate for part, key in self.PART_RATES.items() if (rate := getattr(self, key)) is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -162,7 +182,9 @@ def parse_args(argv: list[str]) -> Run:
     ValueError for a name nobody declared, with the nearest known one, and for files that are missing.
     """
     head = HfArgumentParser([_Head])
-    first, rest = head.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    first, rest = head.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
     lookup(STAGES, first.stage, "stage")
     settings, mm = read_recipe(first.recipe, first.stage)
     parser = HfArgumentParser([ModelArguments, DataArguments, TrainingArguments], allow_abbrev=False)

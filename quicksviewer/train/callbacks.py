@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 class CheckGradients(TrainerCallback):
     """After the first backward pass: what is trainable has a gradient, what is frozen has none.
 
-    With ZeRO-2 and ZeRO-3 gradients live in DeepSpeed's buffers, and there is nothing to look at; the table test over
-    stages and backbones covers the same rule there.
+    With ZeRO-2 and ZeRO-3 gradients live in DeepSpeed's buffers, and there is nothing to look at; the table
+    test over stages and backbones covers the same rule there.
     """
 
     def __init__(self):

@@ -16,7 +16,8 @@ DONE = "COMPLETE"
 def save_extras(model, folder: Path, state_dict: dict | None = None) -> None:
     """For a LoRA model: the full config, and every tensor outside the language model, trained or not.
 
-    PEFT's own files hold only the adapter; without these a killed run would lose cubing, resampler and projector.
+    PEFT's own files hold only the adapter; without these a killed run would lose cubing, resampler and
+    projector.
     """
     if not hasattr(model, "peft_config"):
         return
@@ -30,7 +31,8 @@ def save_extras(model, folder: Path, state_dict: dict | None = None) -> None:
 
 
 def safe_save_model_for_hf_trainer(trainer, output_dir: str) -> None:
-    """The final model of a run: complete whatever was trained, gathered under ZeRO-3, marked as complete last."""
+    """The final model of a run: complete whatever was trained, gathered under ZeRO-3, marked as complete
+    last."""
     trainer.save_model(output_dir)
     trainer.save_state()
     if is_main():
@@ -40,6 +42,7 @@ def safe_save_model_for_hf_trainer(trainer, output_dir: str) -> None:
 
 
 def newest_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint-N of a folder that has its trainer state (the file that is written last), or None."""
+    """The newest checkpoint-N of a folder that has its trainer state (the file that is written last), or
+    None."""
     found = [p.parent for p in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
     return str(max(found, key=lambda folder: int(folder.name.split("-")[1]))) if found else None

@@ -1,4 +1,5 @@
-"""transformers' Trainer, with what a video model needs: the gate's noise and penalty, rates per part, our checkpoints.
+"""transformers' Trainer, with what a video model needs: the gate's noise and penalty, rates per part, our
+checkpoints.
 
 Everything else (loop, accumulation, mixed precision, DeepSpeed, resume) is the Trainer's own.
 """
@@ -18,8 +19,8 @@ from quicksviewer.train.optim import param_groups
 
 
 class LLaVATrainer(Trainer):
-    """Arguments beyond the Trainer's: cubing (noise schedule and penalty weight of this run), rates (part -> learning
-    rate), resolved (the run's settings, written beside every checkpoint)."""
+    """Arguments beyond the Trainer's: cubing (noise schedule and penalty weight of this run), rates (part ->
+    learning rate), resolved (the run's settings, written beside every checkpoint)."""
 
     def __init__(self, *args, cubing: CubingConfig, rates: dict, resolved: dict, **kwargs):
         super().__init__(*args, **kwargs)
@@ -39,7 +40,8 @@ class LLaVATrainer(Trainer):
         return batches, num_items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Token loss over the tokens of the whole step, plus the gate's penalty over the gate frames of the whole step.
+        """Token loss over the tokens of the whole step, plus the gate's penalty over the gate frames of the
+        whole step.
 
         Both are scaled by the number of processes, because their gradients are averaged over them.
         """
@@ -80,12 +82,16 @@ class LLaVATrainer(Trainer):
         if "loss" in logs:
             steps = max(self.state.global_step - getattr(self, "_logged_at", 0), 1)
             self._logged_at = self.state.global_step
-            logs |= {key: self._sums[key] / steps for key in ("loss_tokens", "loss_gate") if key in self._sums}
+            logs |= {
+                key: self._sums[key] / steps for key in ("loss_tokens", "loss_gate") if key in self._sums
+            }
             if cubes := self._sums.get("cubes"):
                 logs["frames_per_cube"] = self._sums["cube_frames"] / cubes
                 logs["share_of_one_frame_cubes"] = self._sums["cubes_of_one_frame"] / cubes
                 logs["longest_cube"] = self._sums["longest_cube"]
-            logs["noise_weight"] = self.cubing.noise_weight(self.state.global_step / max(self.state.max_steps, 1))
+            logs["noise_weight"] = self.cubing.noise_weight(
+                self.state.global_step / max(self.state.max_steps, 1)
+            )
             logs |= self._rates()
             self._sums.clear()
         super().log(logs, *args, **kwargs)

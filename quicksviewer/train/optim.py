@@ -8,7 +8,8 @@ def param_groups(
 ) -> list[dict]:
     """One group per (part, decay or not) of what is trained. `rate_of`: part -> its own learning rate.
 
-    Vectors (biases, norms) are not decayed. Groups carry their part's name, so that rates can be logged by it.
+    Vectors (biases, norms) are not decayed. Groups carry their part's name, so that rates can be logged by
+    it.
     """
     groups: dict[tuple[str, float], list] = {}
     for name, parameter in model.named_parameters():
@@ -22,7 +23,8 @@ def param_groups(
 
 
 def part_of(name: str, parts: dict[str, tuple[str, ...]]) -> str:
-    """The part of the model that a parameter belongs to, by the dotted prefix of its name; PEFT's wrapping aside."""
+    """The part of the model that a parameter belongs to, by the dotted prefix of its name; PEFT's wrapping
+    aside."""
     name = name.removeprefix("base_model.model.")
     for part, prefixes in parts.items():
         if any(name.startswith(prefix + ".") for prefix in prefixes):

@@ -19,7 +19,8 @@ STAGES = {
 
 
 def trainable_prefixes(model, stage: str) -> tuple[str, ...]:
-    """Dotted prefixes of the parameters that a stage trains in this model. Parts without parameters have none."""
+    """Dotted prefixes of the parameters that a stage trains in this model. Parts without parameters have
+    none."""
     names = [name for name, _ in model.named_parameters()]
     prefixes = [prefix for part in STAGES[stage] for prefix in PARTS[part]]
     return tuple(p for p in prefixes if any(name.startswith(p + ".") for name in names))
@@ -27,10 +28,16 @@ def trainable_prefixes(model, stage: str) -> tuple[str, ...]:
 
 def check_paths(recipe: str, stage: str, model, data, output_dir: str | None) -> None:
     """Every file a run needs is there, or one error names all that are missing and how to supply them."""
-    needs = [("--model_name_or_path", model.model_name_or_path, "a language model, or the stage before", _is_model)]
-    if not (model.model_name_or_path and _is_model(model.model_name_or_path) and is_ours(model.model_name_or_path)):
+    needs = [
+        ("--model_name_or_path", model.model_name_or_path, "a language model, or the stage before", _is_model)
+    ]
+    if not (
+        model.model_name_or_path and _is_model(model.model_name_or_path) and is_ours(model.model_name_or_path)
+    ):
         needs.append(("--vision_tower", model.vision_tower, "a SigLIP or CLIP checkpoint", _is_model))
-    needs.append(("--data_path", data.data_path, "a mixture: a YAML file, or paths of JSONL files", _is_mixture))
+    needs.append(
+        ("--data_path", data.data_path, "a mixture: a YAML file, or paths of JSONL files", _is_mixture)
+    )
     needs.append(("--output_dir", output_dir, "where the run writes", bool))
     missing = [(flag, path, what) for flag, path, what, is_there in needs if not (path and is_there(path))]
     if not any(flag == "--data_path" for flag, _, _ in missing):
@@ -42,9 +49,9 @@ def check_paths(recipe: str, stage: str, model, data, output_dir: str | None) ->
         raise ValueError(
             f"recipe {recipe!r}, {stage}: {len(missing)} things that it needs are missing:\n"
             + "\n".join(lines)
-            + "\nPut them there, or name other places with the flags on the left (a data set's place is in the file"
-            + f" given by --data_registry, {data.data_registry}).\nNothing is downloaded. Without any files:"
-            + " RECIPE=tiny, after python -m quicksviewer data make --recipe tiny"
+            + "\nPut them there, or name other places with the flags on the left (data sets: --data_registry, "
+            + f"now {data.data_registry}).\nNothing is downloaded. Without any files: "
+            + "RECIPE=tiny, after python -m quicksviewer data make --recipe tiny"
         )
 
 
@@ -65,7 +72,9 @@ def build_model(run):
     if is_ours(run.model.model_name_or_path):
         if given := run.model.structure():
             names = ", ".join(".".join(at) for at in given)
-            raise ValueError(f"{run.model.model_name_or_path} has its structure already; it cannot change {names}")
+            raise ValueError(
+                f"{run.model.model_name_or_path} has its structure already; it cannot change {names}"
+            )
         loaded = load_pretrained_model(run.model.model_name_or_path, **load)
     else:
         overrides = _merge(run.mm, run.model.structure())
@@ -77,7 +86,8 @@ def build_model(run):
 
 
 def _dtype(training):
-    """Weights are float32 where an optimizer without master weights updates them; DeepSpeed's bf16 keeps its own."""
+    """Weights are float32 where an optimizer without master weights updates them; DeepSpeed's bf16 keeps its
+    own."""
     return torch.bfloat16 if training.bf16 and training.deepspeed else torch.float32
 
 

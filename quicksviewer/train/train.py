@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def start_process_group() -> None:
-    """On CPU, accelerate would start torch.distributed but not DeepSpeed's own handle on it, which ZeRO-3 needs."""
+    """On CPU, accelerate would start torch.distributed but not DeepSpeed's own handle on it, which ZeRO-3
+    needs."""
     if torch.cuda.is_available() or "LOCAL_RANK" not in os.environ:
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -98,7 +99,8 @@ def build_trainer(run: Run, loaded):
 
 
 def write_record(run: Run, trainer) -> None:
-    """Before the first step: the resolved settings and what is trainable, on screen and in the output folder."""
+    """Before the first step: the resolved settings and what is trainable, on screen and in the output
+    folder."""
     model = trainer.model.get_base_model() if run.model.lora_enable else trainer.model
     rows = parts_report(model, PARTS)
     if not is_main():

@@ -1,4 +1,5 @@
-"""Rows of different length become one tensor; media of all rows become one list. Nothing here knows what a row means."""
+"""Rows of different length become one tensor; media of all rows become one list. Nothing here knows what a
+row means."""
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ def batch_rows(rows: list[dict], pad_id: int, side: str = "right") -> dict[str, 
 
 
 def join_media(rows: list[dict]) -> dict:
-    """The media of all rows, rows first: pixel_values (sum N, 3, S, S), frame_times, and two lists on the host.
+    """The media of all rows, rows first: pixel_values (sum N, 3, S, S), frame_times, and two lists on the
+    host.
 
     Empty when no row has media.
     """

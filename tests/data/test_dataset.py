@@ -70,7 +70,9 @@ def test_a_bad_row_is_an_error_with_file_and_line(folder, processor, name):
 @pytest.mark.parametrize("name", BAD)
 def test_in_training_a_bad_row_is_recorded_and_replaced_by_the_same_rule_everywhere(folder, processor, name):
     line, _ = BAD[name]
-    data = dataset(folder, processor, line, row(uid="b"), row(uid="c", conversations=said("<video>\nWho?", "blue")))
+    data = dataset(
+        folder, processor, line, row(uid="b"), row(uid="c", conversations=said("<video>\nWho?", "blue"))
+    )
     first, second = data[0], dataset(folder, processor, line, row(uid="b"), row(uid="c"))[0]
     assert first["input_ids"][:20] == second["input_ids"][:20]
     data[0]
@@ -106,7 +108,9 @@ def test_a_batch_is_its_rows_padded(tiny, processor):
     for line, one in enumerate(rows):
         length = len(one["input_ids"])
         assert batch["input_ids"][line, :length].tolist() == one["input_ids"]
-        assert (batch["labels"][line, length:] == -100).all() and batch["attention_mask"][line].sum() == length
+        assert (batch["labels"][line, length:] == -100).all() and batch["attention_mask"][
+            line
+        ].sum() == length
     assert "pixel_values" not in batch
 
 

@@ -52,7 +52,9 @@ def test_fixed_times_are_written_as_python_would(seconds):
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 12.5, 100.5, 419.5])
 def test_plain_times_are_the_published_ones(seconds):
     characters, keep = time_characters(torch.tensor([seconds]), LayoutConfig(time_style="plain"))
-    text = "".join(DIGITS[i] for i, kept in zip(characters[0].tolist(), keep[0].tolist(), strict=True) if kept)
+    text = "".join(
+        DIGITS[i] for i, kept in zip(characters[0].tolist(), keep[0].tolist(), strict=True) if kept
+    )
     assert text == str(round(seconds, 1))
 
 
@@ -75,7 +77,9 @@ def test_what_the_model_makes_fills_exactly_the_slots_of_the_layout(tiny):
     ids, lay = batch["input_ids"], loaded.processor.layout
     from quicksviewer.model.llava_arch import Media
 
-    media = Media(batch["pixel_values"], batch["frame_times"], batch["medium_frames"], batch["medium_is_video"])
+    media = Media(
+        batch["pixel_values"], batch["frame_times"], batch["medium_frames"], batch["medium_is_video"]
+    )
     encoded = loaded.model.eval().encode_media(media)
     assert len(encoded.visual) == int((ids == lay.visual_id).sum())
     assert encoded.times.numel() == int((ids == lay.time_id).sum())

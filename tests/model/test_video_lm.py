@@ -118,7 +118,10 @@ def test_a_batch_equals_its_rows_with_any_mix_of_media(tiny):
     image = processor.load_image(tiny / "data/images/00000_0.png")
     video, other = processor.load_video(files[0]), processor.load_video(files[1])
     dialogues = [
-        ([Turn("user", "<video>\nand <image> and <video>?"), Turn("assistant", "red")], [video, image, other]),
+        (
+            [Turn("user", "<video>\nand <image> and <video>?"), Turn("assistant", "red")],
+            [video, image, other],
+        ),
         ([Turn("user", "Which is first?"), Turn("assistant", "red")], []),
         ([Turn("user", f"{IMAGE_MARK}\nWhat is seen?"), Turn("assistant", "blue")], [image]),
     ]
@@ -152,7 +155,9 @@ def test_plain_times_equal_a_prompt_without_the_zeros(tiny):
         rows.append(collate(one, [one.processor.encode_turns(turns, [video])]))
     assert rows[0]["input_ids"].shape[1] > rows[1]["input_ids"].shape[1]
     with torch.no_grad():
-        long, short = (x.model.eval()(**row).logits[0, -4:] for x, row in zip((loaded, tight), rows, strict=True))
+        long, short = (
+            x.model.eval()(**row).logits[0, -4:] for x, row in zip((loaded, tight), rows, strict=True)
+        )
     assert torch.allclose(long, short, atol=1e-5)
 
 

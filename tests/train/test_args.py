@@ -77,9 +77,18 @@ def test_every_setting_is_recorded_and_no_secret_is(recipe):
 def test_every_shipped_recipe_declares_only_what_there_is(name, stage):
     settings, mm = read_recipe(name, stage)
     with pytest.raises(ValueError) as error:
-        parse_args(["--recipe", name, "--stage", stage, "--output_dir", "x", "--model_name_or_path", "nowhere"])
+        parse_args(
+            ["--recipe", name, "--stage", stage, "--output_dir", "x", "--model_name_or_path", "nowhere"]
+        )
     assert "no argument" not in str(error.value) and "nowhere" in str(error.value)
-    assert settings["output_dir"] and set(mm) <= {"tower", "cubing", "resampler", "projector", "thumbnail", "layout"}
+    assert settings["output_dir"] and set(mm) <= {
+        "tower",
+        "cubing",
+        "resampler",
+        "projector",
+        "thumbnail",
+        "layout",
+    }
 
 
 def test_the_7b_recipe_without_weights_names_every_missing_path():

@@ -1,4 +1,5 @@
-"""One process, ZeRO-2 and ZeRO-3 follow the same curve; ranks with different media do not wait for each other."""
+"""One process, ZeRO-2 and ZeRO-3 follow the same curve; ranks with different media do not wait for each
+other."""
 
 import json
 import os
@@ -17,7 +18,8 @@ STEPS = 10
 
 @pytest.fixture(scope="module")
 def recipe(tiny, tmp_path_factory):
-    """A recipe of ten steps over captions and texts of the tiny corpus, without noise: the same on any number of ranks."""
+    """A recipe of ten steps over captions and texts of the tiny corpus, without noise: the same on any number
+    of ranks."""
     folder = tmp_path_factory.mktemp("engines")
     rows = [json.loads(line) for line in (tiny / "data/captions.jsonl").read_text().splitlines()[:5]]
     rows = [{**row, "video": str(tiny / "data" / row["video"])} for row in rows]

@@ -58,14 +58,26 @@ def test_logs_name_rates_noise_and_cubes(tiny, tmp_path):
     turns = [Turn("user", "<video>\nWhat?"), Turn("assistant", "red")]
     rows = [loaded.processor.encode_turns(turns, [video]), text_row(loaded)]
     args = TrainingArguments(
-        output_dir=str(tmp_path), use_cpu=True, max_steps=4, logging_steps=1, learning_rate=1e-3,
-        lr_scheduler_type="constant", per_device_train_batch_size=2, report_to="none", save_strategy="no",
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        max_steps=4,
+        logging_steps=1,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=2,
+        report_to="none",
+        save_strategy="no",
         disable_tqdm=True,
     )
     trainer = LLaVATrainer(
-        model=loaded.model, args=args, train_dataset=rows * 4, cubing=CubingConfig(noise_share=0.5, aux_weight=0.1),
-        data_collator=DataCollatorForSupervisedDataset(loaded.processor.pad_id), rates={"cubing": 1e-4},
-        resolved={"stage": "stage1"}, processing_class=loaded.processor,
+        model=loaded.model,
+        args=args,
+        train_dataset=rows * 4,
+        cubing=CubingConfig(noise_share=0.5, aux_weight=0.1),
+        data_collator=DataCollatorForSupervisedDataset(loaded.processor.pad_id),
+        rates={"cubing": 1e-4},
+        resolved={"stage": "stage1"},
+        processing_class=loaded.processor,
     )
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -73,7 +85,9 @@ def test_logs_name_rates_noise_and_cubes(tiny, tmp_path):
     assert {entry["lr/resampler"] for entry in logs} == {1e-3}
     assert logs[-1]["noise_weight"] == pytest.approx(0.01)
     for entry in logs:
-        assert entry["loss"] == pytest.approx(entry["loss_tokens"] + 0.1 * entry.get("loss_gate", 0), rel=1e-3)
+        assert entry["loss"] == pytest.approx(
+            entry["loss_tokens"] + 0.1 * entry.get("loss_gate", 0), rel=1e-3
+        )
     frames = len(video.pixels)
     cubes = loaded.processor.layout.num_cubes(frames)
     seen = [entry["frames_per_cube"] for entry in logs if "frames_per_cube" in entry]

@@ -1,4 +1,5 @@
-"""What every backbone shares: configuration, the seeing forward pass, generation, building the vision modules."""
+"""What every backbone shares: configuration, the seeing forward pass, generation, building the vision
+modules."""
 
 import contextlib
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ MEDIA_KEYS = ("pixel_values", "frame_times", "medium_frames", "medium_is_video")
 class MultimodalOutput(CausalLMOutputWithPast):
     """A causal LM's output, and beside it what the trainer adds to the loss or writes to the logs.
 
-    gate_penalty: sum over gate frames of the 2-norm of the gate logits, or None; cuts: of the batch's media, or None.
+    gate_penalty: sum over gate frames of the 2-norm of the gate logits, or None; cuts: of the batch's media,
+    or None.
     """
 
     gate_penalty: Tensor | None = None
@@ -26,12 +28,14 @@ class MultimodalOutput(CausalLMOutputWithPast):
 
 
 class MultimodalCausalLM(LlavaMetaForCausalLM):
-    """Put it before the backbone in the bases. `config.mm` holds a MultimodalConfig as plain data, or None: blind."""
+    """Put it before the backbone in the bases. `config.mm` holds a MultimodalConfig as plain data, or None:
+    blind."""
 
     accepts_loss_kwargs = True
     supports_gradient_checkpointing = True
     mm_config: MultimodalConfig | None = None
-    """None: blind. On the class, because the backbone's constructor initialises weights before ours goes on."""
+    """None: blind. On the class, because the backbone's constructor initialises weights before ours goes
+    on."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -43,12 +47,16 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         build_vision(self, mm, self.config.hidden_size)
 
     def initialize_vision_modules(self, mm: MultimodalConfig, vision_tower: str | None = None) -> None:
-        """Give a loaded language model its vision modules, fresh but for the tower, which is read from a folder.
+        """Give a loaded language model its vision modules, fresh but for the tower, which is read from a
+        folder.
 
-        The project's own tokens begin as the mean of the language model's embeddings, so that they are ordinary words.
+        The project's own tokens begin as the mean of the language model's embeddings, so that they are
+        ordinary words.
         """
         if self.mm_config is not None:
-            raise ValueError("this model has vision modules already; load it with config.mm = None to replace them")
+            raise ValueError(
+                "this model has vision modules already; load it with config.mm = None to replace them"
+            )
         self._attach_vision(mm)
         if vision_tower is not None:
             self.vision_tower.load_pretrained(vision_tower)
@@ -62,7 +70,9 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             return
         with torch.no_grad(), _gathered(words):
             self.mm_tokens.weight.data.copy_(words.float().mean(dim=0).expand_as(self.mm_tokens.weight))
-            self.mm_tokens.weight.data.add_(torch.randn_like(self.mm_tokens.weight) * 0.1 * words.float().std())
+            self.mm_tokens.weight.data.add_(
+                torch.randn_like(self.mm_tokens.weight) * 0.1 * words.float().std()
+            )
 
     def forward(
         self,
@@ -83,8 +93,9 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
     ) -> MultimodalOutput:
         """Logits, and a loss when labels are given. Without media this is the language model itself.
 
-        input_ids, attention_mask, labels: (B, T). The four media arguments are described in `Media`; `encoded_media`
-        takes their place when they have been encoded before. kwargs go to the backbone and its loss.
+        input_ids, attention_mask, labels: (B, T). The four media arguments are described in `Media`;
+        `encoded_media` takes their place when they have been encoded before. kwargs go to the backbone and
+        its loss.
         """
         encoded = encoded_media
         if inputs_embeds is None and self.mm_config is not None:
@@ -108,7 +119,8 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
 
     @torch.no_grad()
     def generate(self, inputs=None, *, input_ids=None, attention_mask=None, encoded_media=None, **kwargs):
-        """As for any model of transformers; media are encoded once, before the first token. Returns prompt and answer."""
+        """As for any model of transformers; media are encoded once, before the first token. Returns prompt
+        and answer."""
         input_ids = inputs if input_ids is None else input_ids
         media = _media(*(kwargs.pop(key, None) for key in MEDIA_KEYS))
         if self.mm_config is not None and input_ids is not None and (media or encoded_media):
@@ -118,7 +130,8 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         return super().generate(input_ids, attention_mask=attention_mask, **kwargs)
 
     def _init_weights(self, module):
-        """Vision modules initialise themselves when they are built; only the backbone follows transformers' rule."""
+        """Vision modules initialise themselves when they are built; only the backbone follows transformers'
+        rule."""
         if self.mm_config is None or module in set(self.model.modules()) | {self.lm_head}:
             super()._init_weights(module)
 

@@ -1,0 +1,17 @@
+"""Our types in transformers' Auto classes."""
+
+
+def register() -> None:
+    """Let AutoConfig, AutoProcessor and the AutoModels for text, with and without images, know our models."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+
+    from quicksviewer.model.language_model.llava_llama import LlavaLlamaConfig, LlavaLlamaForCausalLM
+    from quicksviewer.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+    from quicksviewer.model.processor import QuicksviewerProcessor
+
+    ours = {LlavaQwenConfig: LlavaQwenForCausalLM, LlavaLlamaConfig: LlavaLlamaForCausalLM}
+    for config, model in ours.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModelForImageTextToText.register(config, model, exist_ok=True)
+        AutoModelForCausalLM.register(config, model, exist_ok=True)
+        AutoProcessor.register(config, QuicksviewerProcessor, exist_ok=True)
