@@ -72,7 +72,8 @@ def test_the_answer_of_a_word_is_the_exit_code(word, answer, code):
 
 def test_the_command_runs_as_a_module_and_imports_nothing_heavy():
     code = (
-        "import sys; from quicksviewer.__main__ import main; main(['--help']); print('torch' in sys.modules)"
+        "import sys; sys.argv = ['-m']; from quicksviewer.__main__ import main; main(['--help']); "
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.endswith("False\n")

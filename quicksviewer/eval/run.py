@@ -19,6 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from quicksviewer.conversation import Turn
+from quicksviewer.data.preprocess import SampleError
 from quicksviewer.eval import eval_world
 from quicksviewer.eval.metrics import by_kind
 from quicksviewer.utils.data_util import MediaError
@@ -26,6 +27,8 @@ from quicksviewer.utils.registry import lookup
 
 TASKS = {"world": eval_world}
 """Name -> module with samples(data), score(item, answer), DEFAULT_DATA and MAX_NEW_TOKENS."""
+GREEDY = dict(do_sample=False, num_beams=1, repetition_penalty=1.0, temperature=None, top_p=None, top_k=None)
+"""Every one is said, so that no checkpoint's defaults creep in."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
 
         items = list(task.samples(args.data or task.DEFAULT_DATA))[: args.limit]
         loaded = load_pretrained_model(args.model_path, args.model_base, args.device)
-    except (ValueError, OSError) as error:
+        out = Path(args.output or Path(args.model_path) / f"eval_{args.task}.json")
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (SampleError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     torch.manual_seed(args.seed)
@@ -55,7 +60,6 @@ def main(argv: list[str] | None = None) -> int:
         "by_kind": by_kind(records),
         "records": records,
     }
-    out = Path(args.output or Path(args.model_path) / f"eval_{args.task}.json")
     out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     report(result, out)
     return 0 if any(record["error"] is None for record in records) else 1
@@ -69,11 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="folder of the task's files")
     parser.add_argument("--output", help="result file (default: eval_TASK.json in the checkpoint)")
     parser.add_argument("--blind", action="store_true", help="ask again with the frames replaced by noise")
-    parser.add_argument("--limit", type=int, help="only the first so many questions")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--limit", type=_count, help="only the first so many questions")
+    parser.add_argument("--batch-size", type=_count, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {count}")
+    return count
 
 
 def evaluate(loaded, items, task, args) -> list[dict]:
@@ -103,15 +113,14 @@ class MediaCache:
 def answer_batch(loaded, items, task, media, args) -> list[dict]:
     records, rows, blind_rows, asked = [], [], [], []
     for item in items:
-        record = {"uid": item.uid, "kind": item.kind, "prompt": item.prompt, "expected": item.answer}
-        records.append(record | {"chance": item.chance, "answer": "", "score": 0.0, "error": None})
+        records.append(_unanswered(item, args.blind))
+        turns = [Turn("user", f"<video>\n{item.prompt}")]
         try:
             medium = media.load(item.video)
-        except MediaError as error:
+            rows.append(loaded.processor.encode_turns(turns, [medium], generation=True))
+        except (MediaError, ValueError) as error:
             records[-1]["error"] = f"{item.where}: {error}"
             continue
-        turns = [Turn("user", f"<video>\n{item.prompt}")]
-        rows.append(loaded.processor.encode_turns(turns, [medium], generation=True))
         blind_rows.append({**rows[-1], "pixel_values": _noise(rows[-1]["pixel_values"], item.uid)})
         asked.append((records[-1], item))
     for prefix, inputs in (("", rows), ("blind_", blind_rows if args.blind else [])):
@@ -120,6 +129,13 @@ def answer_batch(loaded, items, task, media, args) -> list[dict]:
         ):
             record[f"{prefix}answer"], record[f"{prefix}score"] = answer, task.score(item, answer)
     return records
+
+
+def _unanswered(item, blind: bool) -> dict:
+    """The record of an item that has no answer, which is wrong."""
+    record = {"uid": item.uid, "kind": item.kind, "prompt": item.prompt, "expected": item.answer}
+    record |= {"chance": item.chance, "answer": "", "score": 0.0, "error": None}
+    return record | ({"blind_answer": "", "blind_score": 0.0} if blind else {})
 
 
 def _noise(pixels, uid: str):
@@ -135,7 +151,7 @@ def generate(loaded, rows: list[dict], task) -> list[str]:
     if not rows:
         return []
     batch = loaded.processor.batch(rows).to(loaded.model.device)
-    out = loaded.model.generate(**batch, max_new_tokens=task.MAX_NEW_TOKENS, do_sample=False)
+    out = loaded.model.generate(**batch, max_new_tokens=task.MAX_NEW_TOKENS, **GREEDY)
     new = out[:, batch["input_ids"].shape[1] :]
     return [text.strip() for text in loaded.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
@@ -152,7 +168,7 @@ def weights_hash(folder: str) -> str:
 
 def report(result: dict, path: Path) -> None:
     """A table by kind, and as the last line what matters."""
-    console = Console()
+    console = Console(markup=False)
     table = Table(title=f"{result['task']}: {result['model']}")
     columns = ("kind", "items", "accuracy", "95% interval", "chance", "blind")
     for column in columns:

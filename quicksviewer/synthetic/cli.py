@@ -73,11 +73,13 @@ def start(product: str, recipe: str, processes: int) -> subprocess.Popen:
 
 
 def wait(jobs: list[subprocess.Popen]) -> None:
-    """Until all are done; when one fails the others are ended."""
+    """Until all are done; as soon as one fails the others are ended."""
     try:
-        for job in jobs:
-            if job.wait() != 0:
-                raise SystemExit(f"making the synthetic world failed: {' '.join(job.args[-5:])}")
+        running = jobs
+        while running := [job for job in running if job.poll() != 0]:
+            if failed := [job for job in running if job.poll()]:
+                raise SystemExit(f"making the synthetic world failed: {' '.join(failed[0].args[-5:])}")
+            time.sleep(0.1)
     finally:
         for job in jobs:
             job.terminate()

@@ -1,8 +1,7 @@
 """A world becomes words: captions, timelines, and questions with exact answers.
 
 A kind of question is a row of KINDS: a function from (world, rng) to a Question, or None where the question
-would have no single answer. Every question can also be asked with options, named or lettered. What is asked
-about one event is answered in the style of the captions, the event first: "red circle", "red left".
+would have no single answer. Every question can also be asked with options, named or lettered.
 """
 
 import random
@@ -14,10 +13,6 @@ from quicksviewer.synthetic.world import COLOURS, MOTIONS, SHAPES, WORDS, Event,
 LETTERS = "ABCD"
 SEEN_WELL = 3
 """Seconds that an event must last before one may ask how it moves: two sampled frames and one to spare."""
-
-
-DETAILS = tuple(f"{shape} {motion}" for shape in SHAPES for motion in MOTIONS)
-"""At least so many things can be said of an event whose colour is known."""
 
 
 @dataclass(frozen=True)
@@ -67,24 +62,22 @@ def _count(world: World, rng: random.Random) -> Question:
     return Question("count", "How many colours?", str(len(world.events)), numbers)
 
 
+def _ends(world: World) -> dict[str, Event]:
+    """Events that can be named by their place."""
+    return {"first": world.events[0], "last": world.events[-1]}
+
+
 def _motion(world: World, rng: random.Random) -> Question | None:
-    long = [event for event in world.events if event.seconds >= SEEN_WELL]
+    long = [(name, event) for name, event in _ends(world).items() if event.seconds >= SEEN_WELL]
     if not long:
         return None
-    event = rng.choice(long)
-    answers = tuple(f"{event.colour} {motion}" for motion in MOTIONS)
-    return Question("motion", f"Where does {event.colour} go?", f"{event.colour} {event.motion}", answers)
+    name, event = rng.choice(long)
+    return Question("motion", f"Where does the {name} go?", event.motion, tuple(MOTIONS))
 
 
 def _shape(world: World, rng: random.Random) -> Question:
-    event = rng.choice(world.events)
-    answers = tuple(f"{event.colour} {shape}" for shape in SHAPES)
-    return Question("shape", f"Which shape is {event.colour}?", f"{event.colour} {event.shape}", answers)
-
-
-def _detail(world: World, rng: random.Random) -> Question:
-    event = rng.choice(world.events)
-    return Question("detail", f"What is {event.colour}?", describe(event), DETAILS)
+    name, event = rng.choice(list(_ends(world).items()))
+    return Question("shape", f"Which shape is {name}?", event.shape, SHAPES)
 
 
 def _brief(world: World, rng: random.Random) -> Question | None:
@@ -104,11 +97,9 @@ def _last(world: World, rng: random.Random) -> Question:
 
 def _word(world: World, rng: random.Random) -> Question | None:
     written = [event for event in world.events if event.word]
-    if not written:
+    if len(written) != 1:
         return None
-    event = rng.choice(written)
-    answers = tuple(f"{event.colour} {word}" for word in WORDS)
-    return Question("word", f"Which word with {event.colour}?", f"{event.colour} {event.word}", answers)
+    return Question("word", "Which word is shown?", written[0].word, WORDS)
 
 
 KINDS: dict[str, Callable[[World, random.Random], Question | None]] = {
@@ -118,7 +109,6 @@ KINDS: dict[str, Callable[[World, random.Random], Question | None]] = {
     "count": _count,
     "motion": _motion,
     "shape": _shape,
-    "detail": _detail,
     "brief": _brief,
     "first": _first,
     "last": _last,
@@ -139,19 +129,14 @@ def _options(question: Question, rng: random.Random) -> list[str]:
 
 
 def with_choices(question: Question, rng: random.Random) -> Question:
-    """The same question with up to four options; the answer is one of them, in words. A detail is asked
-    openly."""
-    if question.kind == "detail":
-        return question
+    """The same question with up to four options; the answer is one of them, in words."""
     shown = _options(question, rng)
     text = f"{question.text} {', '.join(shown[:-1])} or {shown[-1]}?"
     return replace(question, text=text, answers=tuple(shown), form="choice")
 
 
 def with_letters(question: Question, rng: random.Random) -> Question:
-    """The same question with lettered options; the answer is a letter. A detail is asked openly."""
-    if question.kind == "detail":
-        return question
+    """The same question with lettered options; the answer is a letter."""
     shown = _options(question, rng)
     letters = LETTERS[: len(shown)]
     lines = [f"{letter}. {text}" for letter, text in zip(letters, shown, strict=True)]

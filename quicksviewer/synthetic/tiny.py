@@ -4,6 +4,7 @@ A folder written here looks like a downloaded checkpoint: config.json, model.saf
 """
 
 import io
+import json
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ ROLES = "system user assistant"
 
 def qwen2_tokenizer(texts: list[str]):
     """Byte-level BPE with Qwen2's pre-tokenizer (digits stand alone), learned from texts."""
-    from tokenizers import Tokenizer, models, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
     learner = Qwen2Tokenizer(vocab={"<|endoftext|>": 0}, merges=[]).backend_tokenizer
@@ -60,12 +61,12 @@ def qwen2_tokenizer(texts: list[str]):
         learner.decoder,
         learner.normalizer,
     )
-    alphabet = load_target("tokenizers.pre_tokenizers:ByteLevel").alphabet()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(CHATML_SPECIALS), initial_alphabet=sorted(alphabet), show_progress=False
     )
     fresh.train_from_iterator([*texts, f" {ROLES} {ROLES}\n" * 50], trainer)
-    model = load_target("json:loads")(fresh.to_str())["model"]
+    model = json.loads(fresh.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"], merges=merges, extra_special_tokens=list(CHATML_SPECIALS[1:])
@@ -74,10 +75,9 @@ def qwen2_tokenizer(texts: list[str]):
     return tokenizer
 
 
-def llama_tokenizer(texts: list[str]):
-    """SentencePiece BPE as in LLaMA: byte fallback, single digits, with the LLaMA-3 control tokens added."""
+def llama_sentencepiece(texts: list[str]) -> bytes:
+    """A SentencePiece BPE model as LLaMA's, learned from texts: byte fallback, single digits."""
     import sentencepiece
-    from transformers.convert_slow_tokenizer import LlamaConverter  # noqa: F401  (fails early without protobuf)
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -102,7 +102,7 @@ def save_llama_tokenizer(folder: Path, texts: list[str]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tokenizer.model"
-    path.write_bytes(llama_tokenizer(texts))
+    path.write_bytes(llama_sentencepiece(texts))
     tokenizer = LlamaTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"additional_special_tokens": list(LLAMA3_SPECIALS)})
     tokenizer.eos_token = "<|eot_id|>"

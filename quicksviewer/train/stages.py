@@ -49,7 +49,7 @@ def check_paths(recipe: str, stage: str, model, data, output_dir: str | None) ->
         raise ValueError(
             f"recipe {recipe!r}, {stage}: {len(missing)} things that it needs are missing:\n"
             + "\n".join(lines)
-            + "\nPut them there, or name other places with the flags on the left (data sets: --data_registry, "
+            + "\nPut them there, or name other places with the flags on the left (data: --data_registry, "
             + f"now {data.data_registry}).\nNothing is downloaded. Without any files: "
             + "RECIPE=tiny, after python -m quicksviewer data make --recipe tiny"
         )
