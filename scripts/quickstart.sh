@@ -4,7 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 out=output/quickstart
-
 # step NAME COMMAND...
 step() {
   local name=$1 start=$SECONDS
@@ -33,6 +32,9 @@ for stage in stage1 stage2 stage3; do
   fi
   start_from=(--model_name_or_path "$out/$stage")
 done
-step "chat" python -m quicksviewer chat --model-path "$out/stage3" --showcase "$out/showcase.png"
-printf '\n== accuracy (after %d s)\n' "$SECONDS"
+video=output/world/data/videos/held_out/00007.mp4
+step "three questions about $video, which it has never seen" python -m quicksviewer chat \
+  --model-path "$out/stage3" --context "$video" --showcase output/showcase.png \
+  --ask "What happens when?" "Which is last?" "How many colours?"
+printf '\n== accuracy on held-out videos, and blind (after %d s)\n' "$SECONDS"
 python -m quicksviewer eval world --model-path "$out/stage3" --blind

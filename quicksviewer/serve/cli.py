@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from quicksviewer.serve.dialogue import SUFFIXES, parse_dialogue
 from quicksviewer.serve.session import ChatSession, Decoding
 from quicksviewer.utils.data_util import MediaError
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         given = parse_dialogue(args.context)
         session = ChatSession(load(args), decoding)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
                 answer(session, question)
             return 0
         return converse(session)
-    except (MediaError, ValueError) as error:
+    except (MediaError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -111,7 +112,7 @@ def _without_marks(text: str) -> str:
 
 def answer(session: ChatSession, question: str) -> str:
     """Ask, and print the answer while it comes."""
-    console.print(f"[bold]> {question}[/bold]")
+    console.print(f"[bold]> {escape(question)}[/bold]")
     text = session.ask(question, lambda piece: print(piece, end="", flush=True))
     print()
     return text
@@ -130,11 +131,11 @@ def converse(session: ChatSession) -> int:
         try:
             if Path(line).suffix.lower() in SUFFIXES:
                 session.see(line)
-                console.print(f"({line} will be shown with the next question)")
+                console.print(f"({escape(line)} will be shown with the next question)")
             elif line:
                 print(session.ask(line, lambda piece: print(piece, end="", flush=True)) and "")
         except (MediaError, ValueError) as error:
-            console.print(f"[red]{error}[/red]")
+            console.print(f"[red]{escape(str(error))}[/red]")
 
 
 def showcase(session: ChatSession, path: str, questions: list[str]) -> int:
@@ -145,13 +146,13 @@ def showcase(session: ChatSession, path: str, questions: list[str]) -> int:
         raise ValueError("--showcase needs one video in --context")
     lines = [f"{question}  {answer(session, question)}" for question in questions]
     video = session.media[0]
-    spans = cube_spans(session.encoded.cuts.cube_of_frame)
+    spans = cube_spans(session.encode().cuts.cube_of_frame)
     console.print(f"{len(video.pixels)} frames, {len(spans)} cubes:")
     for cube, (start, stop) in enumerate(spans):
         bar = "#" * (stop - start)
         console.print(f"  cube {cube:2}  {float(video.times[start]):6.1f} s  {stop - start:3} frames  {bar}")
     save_strip(path, video.pixels, video.times, spans, lines)
-    console.print(f"picture written to {path}")
+    console.print(f"picture written to {escape(path)}")
     return 0
 
 

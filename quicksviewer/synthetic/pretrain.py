@@ -18,7 +18,7 @@ from torch import nn
 from quicksviewer.conversation import TEMPLATES, Turn, encode, render
 from quicksviewer.synthetic.corpus import CorpusConfig, rng_of, text_row
 from quicksviewer.synthetic.video import draw_frame
-from quicksviewer.synthetic.world import BACKGROUNDS, COLOURS, SHAPES, WORDS, WorldConfig, draw_world
+from quicksviewer.synthetic.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, WORDS, WorldConfig, draw_world
 from quicksviewer.utils.batching import batch_rows
 from quicksviewer.utils.registry import load_target
 
@@ -27,6 +27,7 @@ PLACES = 4
 LABELS = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
+    "motion": tuple(MOTIONS),
     "background": tuple(BACKGROUNDS),
     "word": (None, *WORDS),
     "column": tuple(range(PLACES)),

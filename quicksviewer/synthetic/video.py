@@ -12,23 +12,37 @@ from quicksviewer.synthetic.world import BACKGROUNDS, COLOURS, MOTIONS, Event, W
 CODECS = {"h264": ("libx264", {"crf": "16", "preset": "veryfast"}), "mpeg4": ("mpeg4", {"qscale": "2"})}
 SPEED = 0.11
 """Share of the picture that a moving shape travels in one second."""
+TRAIL, TRAIL_STEP = 3, 0.06
+"""Fading copies behind a moving shape, and the share of the picture between them."""
+RADIUS = 0.17
+"""Of a shape, as a share of the picture."""
 MARGIN = 0.2
 """A shape's centre never comes nearer to a side; there it jumps to the other margin and goes on."""
 
 
 def draw_frame(event: Event, second: float, size: int) -> Image.Image:
-    """The picture of an event `second` seconds after the start of its video."""
+    """The picture of an event `second` seconds after the start of its video.
+
+    What moves leaves a fading trail, like the blur of a long exposure, so that one frame tells the direction.
+    """
     image = Image.new("RGB", (size, size), BACKGROUNDS[event.background])
+    pen = ImageDraw.Draw(image)
     dx, dy = MOTIONS[event.motion]
     travelled = SPEED * (second - event.start)
-    x = _wrap(event.place[0] + dx * travelled) * size
-    y = _wrap(event.place[1] + dy * travelled) * size
-    pen = ImageDraw.Draw(image)
-    DRAW[event.shape](pen, x, y, size * 0.2, COLOURS[event.colour])
+    x, y = _wrap(event.place[0] + dx * travelled), _wrap(event.place[1] + dy * travelled)
+    for ghost in range(TRAIL, 0, -1) if event.motion != "still" else ():
+        behind = (x - dx * ghost * TRAIL_STEP) * size, (y - dy * ghost * TRAIL_STEP) * size
+        fill = _mix(COLOURS[event.colour], BACKGROUNDS[event.background], ghost / (TRAIL + 1))
+        DRAW[event.shape](pen, *behind, size * RADIUS, fill)
+    DRAW[event.shape](pen, x * size, y * size, size * RADIUS, COLOURS[event.colour])
     if event.word:
         font = ImageFont.load_default(size=size / 4)
         pen.text((size * 0.04, size * 0.72), event.word, fill=(255, 255, 255), font=font, stroke_width=0)
     return image
+
+
+def _mix(colour, other, share: float) -> tuple[int, ...]:
+    return tuple(round(a + (b - a) * share) for a, b in zip(colour, other, strict=True))
 
 
 def _wrap(place: float) -> float:

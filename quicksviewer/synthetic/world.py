@@ -37,7 +37,7 @@ class WorldConfig:
     """Share of events with a word on the screen."""
     size: int = 48
     """Pixels of a side."""
-    fps: int = 4
+    fps: int = 2
     """Frames per second of the file."""
 
     def __post_init__(self):

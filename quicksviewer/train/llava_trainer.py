@@ -25,7 +25,7 @@ class LLaVATrainer(Trainer):
     def __init__(self, *args, cubing: CubingConfig, rates: dict, resolved: dict, **kwargs):
         super().__init__(*args, **kwargs)
         self.cubing, self.rates, self.resolved = cubing, rates, resolved
-        self._gates_in_step, self._micro_step = 1, 0
+        self._gates_in_step, self._micro_step, self._logged_at = 1, 0, 0
         self._sums: dict[str, float] = defaultdict(float)
         self._generator = torch.Generator(device=self.args.device)
 
@@ -80,7 +80,7 @@ class LLaVATrainer(Trainer):
     def log(self, logs: dict, *args, **kwargs) -> None:
         """Add the parts of the loss, the cubes' statistics and the noise to what the Trainer logs."""
         if "loss" in logs:
-            steps = max(self.state.global_step - getattr(self, "_logged_at", 0), 1)
+            steps = max(self.state.global_step - self._logged_at, 1)
             self._logged_at = self.state.global_step
             logs |= {
                 key: self._sums[key] / steps for key in ("loss_tokens", "loss_gate") if key in self._sums
@@ -115,6 +115,7 @@ class LLaVATrainer(Trainer):
         """Weights as the Trainer writes them; beside them all that a checkpoint needs to explain itself."""
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same in the open
         save_extras(self.model, folder, state_dict)
         (folder / "run.json").write_text(json.dumps(self.resolved, indent=2, default=str) + "\n")
 

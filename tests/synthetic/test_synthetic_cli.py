@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from quicksviewer.synthetic import cli
-from quicksviewer.synthetic.cli import MAKERS, main, read_config, reporter, start, wait
+from quicksviewer.synthetic.cli import MAKERS, RECIPES, main, read_config, reporter, start, wait
 from quicksviewer.synthetic.corpus import CorpusConfig
 from quicksviewer.synthetic.pretrain import PretrainConfig
 from quicksviewer.synthetic.recipe import PRODUCTS, SyntheticConfig, begin, finish, is_made
@@ -36,9 +36,11 @@ def recipe(tmp_path):
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_shipped_recipes_are_read(name):
-    config = read_config(name)
-    assert config.corpus.held_out == 64 and config.world.max_seconds == 24
-    assert config.place("lm").name == {"tiny": "qwen2", "small": "smollm2"}[name]
+    config, plain = read_config(name), yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["synthetic"]
+    for section in ("world", "corpus", "pretrain"):
+        read = getattr(config, section)
+        assert {key: getattr(read, key) for key in plain[section]} == plain[section]
+    assert config.place("lm").name == plain["family"] == {"tiny": "qwen2", "small": "smollm2"}[name]
 
 
 @pytest.mark.parametrize(

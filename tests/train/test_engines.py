@@ -108,6 +108,28 @@ def test_a_resumed_run_continues_the_curve(recipe, single, tmp_path):
         assert ours["loss"] == pytest.approx(reference["loss"], rel=1e-5)
 
 
+def test_a_lora_run_leaves_a_checkpoint_that_chat_can_load(recipe, tmp_path):
+    from quicksviewer.model.builder import load_pretrained_model
+
+    out = tmp_path / "out"
+    flags = [
+        "--lora_enable",
+        "True",
+        "--lora_r",
+        "4",
+        "--max_steps",
+        "3",
+        "--per_device_train_batch_size",
+        "2",
+    ]
+    logs = run(recipe, out, 1, *flags)
+    assert len(logs) == 3
+    report = {row["part"]: row for row in json.loads((out / "trainable.json").read_text())}
+    assert 0 < report["llm"]["trainable"] < report["llm"]["parameters"]
+    assert not (out / "training_args.bin").exists()
+    assert load_pretrained_model(str(out)).processor.template == "plain"
+
+
 def test_sigterm_ends_a_run_with_a_checkpoint_and_its_own_code(recipe, tmp_path):
     out = tmp_path / "out"
     words = command(recipe, out, 1, "--per_device_train_batch_size", "1", "--max_steps", "100000")
