@@ -35,5 +35,6 @@ launch() {
   cmd=(python -m torch.distributed.run "${cluster[@]}" -m quicksviewer.train.train)
   cmd+=(--recipe "${RECIPE:-7b}" --stage "$1" "${@:2}")
   if [[ -n ${DRY_RUN:-} ]]; then printf '%q ' "${cmd[@]}" && echo && exit; fi
+  python -m quicksviewer.train.prepare --recipe "${RECIPE:-7b}" --stage "$1" "${@:2}"
   exec "${cmd[@]}"
 }

@@ -102,6 +102,7 @@ class LazySupervisedDataset(Dataset):
         if index not in self._bad:
             self._bad[index] = str(error)
             if self.quarantine is not None:
+                self.quarantine.parent.mkdir(parents=True, exist_ok=True)
                 line = json.dumps({"index": index, "error": str(error)}, ensure_ascii=False) + "\n"
                 with self.quarantine.open("a", encoding="utf-8") as file:
                     file.write(line)

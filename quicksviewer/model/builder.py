@@ -2,15 +2,19 @@
 its name."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer
 
 from quicksviewer.constants import MODEL_TOKENS
 from quicksviewer.model.config import MultimodalConfig
+from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.model.processor import QuicksviewerProcessor, add_special_tokens, time_token_ids
 from quicksviewer.utils.registry import load_target, lookup, require
 
@@ -28,7 +32,8 @@ TOWER_KINDS = {
     "clip": "clip",
     "clip_vision_model": "clip",
 }
-ADAPTER_FILE, OTHER_FILE = "adapter_config.json", "other_trained.safetensors"
+ADAPTER_FILE, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OTHER_FILE = "other_trained.safetensors"
 """A LoRA checkpoint holds PEFT's adapter and, beside it, every other tensor that its base does not have."""
 
 
@@ -47,7 +52,10 @@ def read_model_type(folder: str | Path) -> str:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is no checkpoint folder: it has no config.json")
-    model_type = json.loads(path.read_text()).get("model_type")
+    try:
+        model_type = dict(json.loads(path.read_text())).get("model_type")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not JSON of a config: {error}") from error
     if model_type is None:
         raise ValueError(f"{path} does not say its model_type")
     return model_type
@@ -91,7 +99,8 @@ def new_model(
     mm = new_mm_config(tokenizer, read_tower(vision_tower), overrides)
     config = config_class.from_pretrained(language_model, local_files_only=True)
     model = _from_pretrained(model_class, language_model, config, **load)
-    model.initialize_vision_modules(mm, vision_tower)
+    with _readable(vision_tower):
+        model.initialize_vision_modules(mm, vision_tower)
     _check_room(model, mm)
     processor = QuicksviewerProcessor(tokenizer, mm.to_dict(), template, media)
     return Loaded(tokenizer, model, processor, config.max_position_embeddings)
@@ -137,40 +146,59 @@ def _from_pretrained(model_class, folder, config, dtype=None, attn_implementatio
     extra = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization is not None:
         extra |= {"quantization_config": quantization, "device_map": {"": _current_device()}}
-    model, report = model_class.from_pretrained(
-        folder, config=config, dtype=dtype or "auto", local_files_only=True, output_loading_info=True, **extra
-    )
+    extra |= dict(dtype=dtype or "auto", local_files_only=True, output_loading_info=True)
+    with _readable(folder):
+        model, report = model_class.from_pretrained(folder, config=config, **extra)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    if missing := sorted(set(report["missing_keys"]) - tied):
-        raise ValueError(
-            f"{folder} lacks {len(missing)} weights of {model_class.__name__}, such as {missing[:3]}"
-        )
-    if report["unexpected_keys"]:
-        strangers = sorted(report["unexpected_keys"])
-        raise ValueError(
-            f"{folder} has {len(strangers)} weights that no module wants, such as {strangers[:3]}"
-        )
+    _check_weights(folder, set(report["missing_keys"]) - tied, report["unexpected_keys"])
     return model
+
+
+@contextmanager
+def _readable(folder):
+    """A damaged weight file becomes an error that names its folder."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"{folder} has a damaged weight file: {error}") from error
+
+
+def _check_weights(source, missing, strangers=()) -> None:
+    if missing := sorted(missing):
+        raise ValueError(f"{source} lacks {len(missing)} weights of the model, such as {missing[:3]}")
+    if strangers := sorted(strangers):
+        raise ValueError(
+            f"{source} has {len(strangers)} weights that no module wants, such as {strangers[:3]}"
+        )
 
 
 def _load_adapter(model_class, config, folder, base, load):
     """The base language model, the vision side and everything else that was trained, then the LoRA
     adapter."""
-    from peft import PeftModel
-    from safetensors.torch import load_file
-
     base = base or json.loads((Path(folder) / ADAPTER_FILE).read_text())["base_model_name_or_path"]
-    if is_ours(base):
+    is_whole = is_ours(base)
+    if is_whole:
         model = _from_pretrained(model_class, base, config, **load)
     else:
         mm, config.mm = MultimodalConfig.from_dict(config.mm), None
         model = _from_pretrained(model_class, base, config, **load)
         model.initialize_vision_modules(mm)
-    tensors = load_file(Path(folder) / OTHER_FILE)
-    strangers = model.load_state_dict(tensors, strict=False).unexpected_keys
-    if strangers:
-        raise ValueError(f"{folder}/{OTHER_FILE} has weights that the model lacks: {strangers[:3]}")
-    return PeftModel.from_pretrained(model, folder, local_files_only=True).merge_and_unload()
+    with _readable(folder):
+        tensors = load_file(Path(folder) / OTHER_FILE)
+        report = model.load_state_dict(tensors, strict=False)
+        eyes = {name for name in report.missing_keys if name.split(".")[0] not in PARTS["llm"]}
+        _check_weights(Path(folder) / OTHER_FILE, () if is_whole else eyes, report.unexpected_keys)
+        return _merge_adapter(model, folder)
+
+
+def _merge_adapter(model, folder):
+    """The model with the LoRA adapter of a folder; PEFT would only warn of weights that are not there."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    peft = PeftModel.from_pretrained(model, folder, local_files_only=True)
+    with safe_open(Path(folder) / ADAPTER_WEIGHTS, "pt") as file:
+        _check_weights(Path(folder) / ADAPTER_WEIGHTS, get_peft_model_state_dict(peft).keys() - file.keys())
+    return peft.merge_and_unload()
 
 
 def _quantization(load_4bit: bool, load_8bit: bool):

@@ -130,16 +130,20 @@ class QuicksviewerProcessor(ProcessorMixin):
         return Medium(IMAGE_MARK, pixels, torch.zeros(len(pictures)))
 
     def load_video(self, path, start: float | None = None, end: float | None = None, times=None) -> Medium:
-        """Frames of a video file: at `times` (seconds) where given, else sampled by this processor's frame
-        plan."""
+        """Frames of a video file between start and end (seconds), sampled by this processor's frame plan.
+
+        `times`: seconds to choose from in place of the plan's grid, thinned out evenly to `max_frames`.
+        """
         config = self.media_config
         if times is None:
             frames, plan = read_video(path, config.fps, config.max_frames, start, end, config.decoder)
             times = plan.times
         else:
+            times = _thinned(path, times, start, end, config.max_frames)
             with open_video(path, config.decoder) as reader:
-                frames = reader.frames_at(list(times))
-        return Medium(VIDEO_MARK, resize_frames(frames, self.size), torch.tensor(times, dtype=torch.float32))
+                frames = reader.frames_at(times)
+        pixels = resize_frames(frames, self.size)
+        return Medium(VIDEO_MARK, pixels, torch.tensor(times, dtype=torch.float32))
 
     def load(self, mark: str, source, start=None, end=None, times=None) -> Medium:
         return self.load_video(source, start, end, times) if mark == VIDEO_MARK else self.load_image(source)
@@ -203,21 +207,33 @@ class QuicksviewerProcessor(ProcessorMixin):
         return row | _media_row(media)
 
     def apply_chat_template(
-        self, conversation, add_generation_prompt: bool = False, tokenize: bool = False, **kwargs
+        self,
+        conversation,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        continue_final_message: bool = False,
+        **kwargs,
     ):
         """transformers' messages (content: text, or a list of text, image and video entries) as text or as a
-        batch."""
-        messages = conversation if isinstance(conversation[0], dict) else conversation[0]
-        turns, sources = [], []
-        for message in messages:
-            text, found = _flatten(message["content"])
-            turns.append(Turn(message["role"], text))
-            sources += found
-        if not tokenize:
-            spans = render(self.conversation, turns, add_generation_prompt)
-            return "".join(span.text for span in with_end_of_text(self.tokenizer, spans))
-        media = [self.load(mark, source) for mark, source in sources]
-        return self.batch([self.encode_turns(turns, media, add_generation_prompt)])
+        batch; a list of conversations as a list of texts or as one batch."""
+        if continue_final_message:
+            raise ValueError("an answer cannot be continued; let the conversation end with a user turn")
+        if not conversation:
+            raise ValueError("there is no conversation")
+        is_list = not isinstance(conversation[0], dict)
+        read = [_read_messages(messages) for messages in (conversation if is_list else [conversation])]
+        if tokenize:
+            rows = [
+                self.encode_turns(turns, [self.load(*source) for source in sources], add_generation_prompt)
+                for turns, sources in read
+            ]
+            return self.batch(rows)
+        texts = [self._write(turns, add_generation_prompt) for turns, _ in read]
+        return texts if is_list else texts[0]
+
+    def _write(self, turns: list[Turn], add_generation_prompt: bool) -> str:
+        spans = render(self.conversation, turns, add_generation_prompt)
+        return "".join(span.text for span in with_end_of_text(self.tokenizer, spans))
 
     @property
     def model_input_names(self):
@@ -229,6 +245,15 @@ class QuicksviewerProcessor(ProcessorMixin):
             "medium_frames",
             "medium_is_video",
         ]
+
+
+def _thinned(path, times, start: float | None, end: float | None, most: int) -> list[float]:
+    """The times between start and end, at most so many of them. ValueError where none is left."""
+    inside = [t for t in times if (start is None or t >= start) and (end is None or t < end)]
+    if not inside:
+        raise ValueError(f"{path}: none of the {len(times)} timestamps lies between {start} and {end} s")
+    kept = min(most, len(inside))
+    return [inside[int((i + 0.5) * len(inside) / kept)] for i in range(kept)]
 
 
 def _media_row(media: Sequence[Medium]) -> dict:
@@ -248,19 +273,30 @@ def _as_list(value) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _read_messages(messages) -> tuple[list[Turn], list]:
+    """Messages as turns with marks, and their media in order as (mark, source)."""
+    turns, sources = [], []
+    for message in messages:
+        text, found = _flatten(message["content"])
+        turns.append(Turn(message["role"], text))
+        sources += found
+    return turns, sources
+
+
 def _flatten(content) -> tuple[str, list]:
     """A message's content as text with marks, and its media in order."""
     if isinstance(content, str):
         return content, []
     text, media = [], []
     for entry in content:
-        if entry["type"] == "text":
+        kind = entry.get("type")
+        if kind == "text":
             text.append(entry["text"])
             continue
-        mark = lookup({"image": IMAGE_MARK, "video": VIDEO_MARK}, entry["type"], "content type")
-        source = next((entry[key] for key in (entry["type"], "path") if entry.get(key) is not None), None)
+        mark = lookup({"image": IMAGE_MARK, "video": VIDEO_MARK}, kind, "content type")
+        source = next((entry[key] for key in (kind, "path") if entry.get(key) is not None), None)
         if source is None:
-            raise ValueError(f"a content entry of type {entry['type']} must give its file under 'path'")
+            raise ValueError(f"a content entry of type {kind} must give its file under 'path'")
         text.append(mark)
         media.append((mark, source))
     return "".join(text), media

@@ -11,13 +11,12 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 from quicksviewer.synthetic.corpus import corpus_text, write_corpus
 from quicksviewer.synthetic.recipe import SyntheticConfig, begin, finish, is_made
 from quicksviewer.utils.config import build, load_mapping
+from quicksviewer.utils.recipes import recipe_path
 
-RECIPES = Path(__file__).resolve().parents[2] / "configs" / "recipes"
 PROCESSES = 2
 """That the language model's warm-up is split over: the machine that this is sized for has two cores."""
 
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def read_config(recipe: str) -> SyntheticConfig:
     """The section `synthetic` of a recipe."""
-    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    path = recipe_path(recipe)
     values = load_mapping(path).get("synthetic")
     if values is None:
         raise ValueError(f"{path} has no section 'synthetic': it reads no embedded world")

@@ -6,8 +6,8 @@ model) and one for each stage; a name without a slash is looked up there. A key 
 
 import difflib
 import json
+from argparse import Namespace
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import transformers
@@ -15,9 +15,9 @@ from transformers import HfArgumentParser
 
 from quicksviewer.train.stages import STAGES, check_paths
 from quicksviewer.utils.config import load_mapping
+from quicksviewer.utils.recipes import recipe_path
 from quicksviewer.utils.registry import lookup
 
-RECIPES = Path(__file__).resolve().parents[2] / "configs" / "recipes"
 SECTIONS = ("synthetic", "shared", "mm", *STAGES)
 
 
@@ -144,6 +144,19 @@ class TrainingArguments(transformers.TrainingArguments):
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What the command line and the recipe say, read and checked, but not yet held against the machine."""
+
+    stage: str
+    recipe: str
+    mm: dict
+    model: ModelArguments
+    data: DataArguments
+    values: Namespace
+    """All values by name, those of TrainingArguments too."""
+
+
+@dataclass(frozen=True)
 class Run:
     """All arguments of a run, and where they came from."""
 
@@ -153,16 +166,6 @@ class Run:
     model: ModelArguments
     data: DataArguments
     training: TrainingArguments
-
-
-def recipe_path(name: str) -> Path:
-    """The file of a recipe: a path, or a name in configs/recipes/."""
-    if "/" in name or name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise ValueError(f"there is no recipe file {name}")
-        return path
-    return lookup({path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}, name, "recipe")
 
 
 def read_recipe(name: str, stage: str) -> tuple[dict, dict]:
@@ -176,29 +179,43 @@ def read_recipe(name: str, stage: str) -> tuple[dict, dict]:
     return {**(sections.get("shared") or {}), **(sections[stage] or {})}, sections.get("mm") or {}
 
 
-def parse_args(argv: list[str]) -> Run:
-    """Arguments of a run from the command line.
+def read_settings(argv: list[str]) -> Settings:
+    """Defaults, then the recipe, then the command line.
 
     ValueError for a name nobody declared, with the nearest known one, and for files that are missing.
     """
-    head = HfArgumentParser([_Head])
-    first, rest = head.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
+    first, _ = HEAD.parse_known_args(argv)
+    parser = HfArgumentParser(
+        [_Head, ModelArguments, DataArguments, TrainingArguments],
+        prog="quicksviewer train",
+        allow_abbrev=False,
     )
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+        raise SystemExit(0)
     lookup(STAGES, first.stage, "stage")
     settings, mm = read_recipe(first.recipe, first.stage)
-    parser = HfArgumentParser([ModelArguments, DataArguments, TrainingArguments], allow_abbrev=False)
     known = {action.dest for action in parser._actions}
     for key in settings:
         _refuse(key, known, f"recipe {first.recipe}")
     parser.set_defaults(**{key: _as_text(value) for key, value in settings.items()})
-    values, unknown = parser.parse_known_args(rest)
+    values, unknown = parser.parse_known_args(argv)
     for word in unknown:
         _refuse(word.lstrip("-").split("=")[0], known, "the command line")
     model, data = _fill(ModelArguments, values), _fill(DataArguments, values)
-    # Before TrainingArguments: they look at the machine, and a missing file is the better news.
     check_paths(first.recipe, first.stage, model, data, values.output_dir)
-    return Run(first.stage, first.recipe, mm, model, data, _fill(TrainingArguments, values))
+    return Settings(first.stage, first.recipe, mm, model, data, values)
+
+
+def parse_args(argv: list[str]) -> Run:
+    """Arguments of a run from the command line. Raises as `read_settings` does."""
+    return as_run(read_settings(argv))
+
+
+def as_run(settings: Settings) -> Run:
+    """Settings with TrainingArguments, which look at the machine: call it when the process group runs."""
+    training = _fill(TrainingArguments, settings.values)
+    return Run(settings.stage, settings.recipe, settings.mm, settings.model, settings.data, training)
 
 
 def _fill(cls, values):
@@ -211,6 +228,9 @@ class _Head:
 
     recipe: str = flag("7b", "Name in configs/recipes/, or the path of a YAML file.")
     stage: str = flag("stage1", "stage1, stage2 or stage3.")
+
+
+HEAD = HfArgumentParser([_Head], add_help=False, allow_abbrev=False)
 
 
 def _refuse(key: str, known: set[str], where: str) -> None:
@@ -227,7 +247,7 @@ def _as_text(value: Any) -> Any:
 
 def resolved(run: Run) -> dict:
     """Every setting of a run as plain data, for the record that is written before the first step."""
-    plain = {key: value for key, value in run.training.to_dict().items() if "token" not in key}
+    plain = {key: value for key, value in run.training.to_dict().items() if not key.endswith("_token")}
     return {
         "stage": run.stage,
         "recipe": run.recipe,

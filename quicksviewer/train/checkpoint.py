@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from quicksviewer.model.builder import OTHER_FILE
 from quicksviewer.model.llava_arch import PARTS
@@ -28,6 +28,16 @@ def save_extras(model, folder: Path, state_dict: dict | None = None) -> None:
     plain = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
     kept = {name: t.detach().cpu().contiguous() for name, t in plain.items() if name.startswith(eyes)}
     save_file(kept, folder / OTHER_FILE, metadata={"format": "pt"})
+
+
+def load_extras(model, folder: Path) -> None:
+    """The inverse of `save_extras`, into a model that trains. ValueError for tensors that the model lacks."""
+    if not hasattr(model, "peft_config"):
+        return
+    inner = model.get_base_model()
+    strangers = inner.load_state_dict(load_file(folder / OTHER_FILE), strict=False).unexpected_keys
+    if strangers:
+        raise ValueError(f"{folder / OTHER_FILE} has weights that the model lacks: {strangers[:3]}")
 
 
 def safe_save_model_for_hf_trainer(trainer, output_dir: str) -> None:

@@ -5,7 +5,6 @@ Everything else (loop, accumulation, mixed precision, DeepSpeed, resume) is the 
 """
 
 import json
-from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -13,9 +12,10 @@ from transformers import Trainer
 
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.model.llava_arch import PARTS
-from quicksviewer.train.checkpoint import save_extras
+from quicksviewer.train.checkpoint import load_extras, save_extras
 from quicksviewer.train.noise import noise_seed
 from quicksviewer.train.optim import param_groups
+from quicksviewer.train.statistics import Statistics
 
 
 class LLaVATrainer(Trainer):
@@ -25,8 +25,8 @@ class LLaVATrainer(Trainer):
     def __init__(self, *args, cubing: CubingConfig, rates: dict, resolved: dict, **kwargs):
         super().__init__(*args, **kwargs)
         self.cubing, self.rates, self.resolved = cubing, rates, resolved
-        self._gates_in_step, self._micro_step, self._logged_at = 1, 0, 0
-        self._sums: dict[str, float] = defaultdict(float)
+        self._gates_in_step, self._micro_step = 1, 0
+        self._statistics = Statistics(self.args.device)
         self._generator = torch.Generator(device=self.args.device)
 
     # --- loss
@@ -36,7 +36,8 @@ class LLaVATrainer(Trainer):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         gates = sum(count_gates(batch) for batch in batches)
         total = self.accelerator.gather(torch.tensor([gates], device=device)).sum()
-        self._gates_in_step, self._micro_step = max(int(total), 1), 0
+        self._gates_in_step, self._micro_step = total.clamp(min=1), 0
+        self._statistics.steps += 1
         return batches, num_items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -48,13 +49,13 @@ class LLaVATrainer(Trainer):
         if model.training:
             inputs = {**inputs, **self._noise_inputs()}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        self._sums["loss_tokens"] += float(loss.detach())
+        self._statistics.add_loss("loss_tokens", loss)
         if outputs.get("gate_penalty") is not None and model.training:
             scale = self.accelerator.num_processes / self._gates_in_step
             penalty = outputs["gate_penalty"] * scale
-            self._sums["loss_gate"] += float(penalty.detach())
+            self._statistics.add_loss("loss_gate", penalty)
             loss = loss + self.cubing.aux_weight * penalty
-        self._note_cubes(outputs)
+        self._statistics.add_cuts(outputs.get("cuts"))
         return (loss, outputs) if return_outputs else loss
 
     def _noise_inputs(self) -> dict:
@@ -67,33 +68,13 @@ class LLaVATrainer(Trainer):
 
     # --- logs
 
-    def _note_cubes(self, outputs) -> None:
-        cuts = outputs.get("cuts")
-        if cuts is None:
-            return
-        lengths = torch.bincount(cuts.cube_of_frame, minlength=sum(cuts.cubes)).float()
-        self._sums["cubes"] += len(lengths)
-        self._sums["cube_frames"] += float(lengths.sum())
-        self._sums["cubes_of_one_frame"] += float((lengths == 1).sum())
-        self._sums["longest_cube"] = max(self._sums["longest_cube"], float(lengths.max()))
-
     def log(self, logs: dict, *args, **kwargs) -> None:
-        """Add the parts of the loss, the cubes' statistics and the noise to what the Trainer logs."""
+        """Add the parts of the loss, the cubes' statistics, the noise and the rates to what the Trainer
+        logs."""
         if "loss" in logs:
-            steps = max(self.state.global_step - self._logged_at, 1)
-            self._logged_at = self.state.global_step
-            logs |= {
-                key: self._sums[key] / steps for key in ("loss_tokens", "loss_gate") if key in self._sums
-            }
-            if cubes := self._sums.get("cubes"):
-                logs["frames_per_cube"] = self._sums["cube_frames"] / cubes
-                logs["share_of_one_frame_cubes"] = self._sums["cubes_of_one_frame"] / cubes
-                logs["longest_cube"] = self._sums["longest_cube"]
-            logs["noise_weight"] = self.cubing.noise_weight(
-                self.state.global_step / max(self.state.max_steps, 1)
-            )
-            logs |= self._rates()
-            self._sums.clear()
+            progress = self.state.global_step / max(self.state.max_steps, 1)
+            logs |= self._statistics.report()
+            logs |= {"noise_weight": self.cubing.noise_weight(progress), **self._rates()}
         super().log(logs, *args, **kwargs)
 
     def _rates(self) -> dict[str, float]:
@@ -110,6 +91,12 @@ class LLaVATrainer(Trainer):
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(groups, **kwargs)
         return self.optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """As the Trainer does; for LoRA also what was trained beside the adapter, which it does not know
+        of."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_extras(self.model if model is None else model, Path(resume_from_checkpoint))
 
     def _save(self, output_dir=None, state_dict=None):
         """Weights as the Trainer writes them; beside them all that a checkpoint needs to explain itself."""

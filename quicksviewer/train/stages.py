@@ -31,9 +31,7 @@ def check_paths(recipe: str, stage: str, model, data, output_dir: str | None) ->
     needs = [
         ("--model_name_or_path", model.model_name_or_path, "a language model, or the stage before", _is_model)
     ]
-    if not (
-        model.model_name_or_path and _is_model(model.model_name_or_path) and is_ours(model.model_name_or_path)
-    ):
+    if _is_fresh(model.model_name_or_path, stage):
         needs.append(("--vision_tower", model.vision_tower, "a SigLIP or CLIP checkpoint", _is_model))
     needs.append(
         ("--data_path", data.data_path, "a mixture: a YAML file, or paths of JSONL files", _is_mixture)
@@ -53,6 +51,14 @@ def check_paths(recipe: str, stage: str, model, data, output_dir: str | None) ->
             + f"now {data.data_registry}).\nNothing is downloaded. Without any files: "
             + "RECIPE=tiny, after python -m quicksviewer data make --recipe tiny"
         )
+
+
+def _is_fresh(path: str | None, stage: str) -> bool:
+    """Whether a run starts from a plain language model and so needs a tower. If it is missing, the stage
+    tells."""
+    if path and _is_model(path):
+        return not is_ours(path)
+    return stage == "stage1"
 
 
 def _is_model(path: str) -> bool:

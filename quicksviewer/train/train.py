@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from quicksviewer.model.llava_arch import PARTS
-from quicksviewer.train.args import Run, parse_args, resolved
+from quicksviewer.train.args import Run, as_run, read_settings, resolved
 from quicksviewer.train.callbacks import CheckGradients, StopOnSignal
 from quicksviewer.train.checkpoint import newest_checkpoint, safe_save_model_for_hf_trainer
 from quicksviewer.train.llava_trainer import LLaVATrainer
@@ -32,24 +32,26 @@ INTERRUPTED = 130
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 wrong usage or missing files, 130 stopped after a checkpoint."""
-    start_process_group()
     try:
-        run = parse_args(sys.argv[1:] if argv is None else argv)
+        settings = read_settings(sys.argv[1:] if argv is None else argv)
+        start_process_group(settings.values.use_cpu)
+        run = as_run(settings)
+        seed_everything(run.training.seed)
+        loaded = build_model(run)
     except ValueError as error:
         if is_main():
             print(f"error: {error}", file=sys.stderr)
         close_process_group()
         return 2
     try:
-        return train(run)
+        return train(run, loaded)
     finally:
         close_process_group()
 
 
-def start_process_group() -> None:
-    """On CPU, accelerate would start torch.distributed but not DeepSpeed's own handle on it, which ZeRO-3
-    needs."""
-    if torch.cuda.is_available() or "LOCAL_RANK" not in os.environ:
+def start_process_group(use_cpu: bool) -> None:
+    """On CPU accelerate starts torch.distributed but not DeepSpeed's own handle on it, which ZeRO-3 needs."""
+    if (torch.cuda.is_available() and not use_cpu) or "LOCAL_RANK" not in os.environ:
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed.ops
@@ -60,10 +62,8 @@ def start_process_group() -> None:
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
 
 
-def train(run: Run) -> int:
-    """Build everything, train, save. Whatever the run learned is in its output folder when this returns."""
-    seed_everything(run.training.seed)
-    loaded = build_model(run)
+def train(run: Run, loaded) -> int:
+    """Train and save. Whatever the run learned is in its output folder when this returns."""
     trainer = build_trainer(run, loaded)
     write_record(run, trainer)
     stop = StopOnSignal()
@@ -103,6 +103,7 @@ def write_record(run: Run, trainer) -> None:
     folder."""
     model = trainer.model.get_base_model() if run.model.lora_enable else trainer.model
     rows = parts_report(model, PARTS)
+    trainer.resolved["data_sha256"] = trainer.train_dataset.mixture.fingerprint
     if not is_main():
         return
     folder = Path(run.training.output_dir)

@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 from quicksviewer.synthetic import cli
-from quicksviewer.synthetic.cli import MAKERS, RECIPES, main, read_config, reporter, start, wait
+from quicksviewer.synthetic.cli import MAKERS, main, read_config, reporter, start, wait
 from quicksviewer.synthetic.corpus import CorpusConfig
 from quicksviewer.synthetic.pretrain import PretrainConfig
 from quicksviewer.synthetic.recipe import PRODUCTS, SyntheticConfig, begin, finish, is_made
 from quicksviewer.synthetic.world import WorldConfig
+from quicksviewer.utils.recipes import RECIPES
 
 SHAPE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2)
 

@@ -80,6 +80,8 @@ def test_two_ranks_under_zero_follow_the_single_process(recipe, single, tmp_path
     assert len(logs) == len(single) == STEPS
     for ours, reference in zip(logs, single, strict=True):
         assert ours["loss"] == pytest.approx(reference["loss"], rel=2e-4)
+        assert ours["loss_tokens"] == pytest.approx(reference["loss_tokens"], rel=2e-4)
+        assert ours["frames_per_cube"] == pytest.approx(reference["frames_per_cube"])
         assert ours["grad_norm"] == pytest.approx(reference["grad_norm"], rel=2e-3)
     assert single[-1]["loss"] < 0.8 * single[0]["loss"]
 
@@ -128,6 +130,18 @@ def test_a_lora_run_leaves_a_checkpoint_that_chat_can_load(recipe, tmp_path):
     assert 0 < report["llm"]["trainable"] < report["llm"]["parameters"]
     assert not (out / "training_args.bin").exists()
     assert load_pretrained_model(str(out)).processor.template == "plain"
+
+
+def test_a_lora_run_resumes_with_everything_it_trained(recipe, tmp_path):
+    flags = ["--lora_enable", "True", "--lora_dropout", "0", "--max_steps", "6"]
+    flags += ["--per_device_train_batch_size", "2", "--save_strategy", "steps", "--save_steps", "3"]
+    calm = run(recipe, tmp_path / "out", 1, *flags)
+    for path in ("checkpoint-6", "COMPLETE"):
+        subprocess.run(["rm", "-r", str(tmp_path / "out" / path)], check=True)
+    resumed = run(recipe, tmp_path / "out", 1, *flags, "--resume_from_checkpoint", "last")
+    for ours, reference in zip(resumed, calm, strict=True):
+        assert ours["loss"] == pytest.approx(reference["loss"], rel=1e-5)
+        assert ours["loss_tokens"] == pytest.approx(reference["loss_tokens"], rel=1e-5)
 
 
 def test_sigterm_ends_a_run_with_a_checkpoint_and_its_own_code(recipe, tmp_path):

@@ -129,6 +129,25 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             kwargs["inputs_embeds"] = embeds
         return super().generate(input_ids, attention_mask=attention_mask, **kwargs)
 
+    def chat(self, messages: list[dict], processor, **generation) -> str:
+        """The answer to transformers' messages (see `QuicksviewerProcessor.apply_chat_template`), greedy by
+        default.
+
+        For several turns about one video, `serve.session.ChatSession` encodes it once.
+        """
+        batch = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True).to(
+            self.device
+        )
+        settings = {
+            "do_sample": False,
+            "max_new_tokens": 512,
+            "eos_token_id": processor.stop_ids,
+            **generation,
+        }
+        out = self.generate(**batch, pad_token_id=processor.pad_id, **settings)
+        new = out[0, batch["input_ids"].shape[1] :]
+        return processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+
     def _init_weights(self, module):
         """Vision modules initialise themselves when they are built; only the backbone follows transformers'
         rule."""
