@@ -97,7 +97,8 @@ def new_model(
     config_class, model_class = _classes(BACKBONES, read_model_type(language_model))
     tokenizer = AutoTokenizer.from_pretrained(language_model, local_files_only=True)
     mm = new_mm_config(tokenizer, read_tower(vision_tower), overrides)
-    config = config_class.from_pretrained(language_model, local_files_only=True)
+    plain = AutoConfig.from_pretrained(language_model, local_files_only=True).to_dict()
+    config = config_class(**{key: value for key, value in plain.items() if key != "model_type"})
     model = _from_pretrained(model_class, language_model, config, **load)
     with _readable(vision_tower):
         model.initialize_vision_modules(mm, vision_tower)

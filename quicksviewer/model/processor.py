@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
@@ -19,6 +20,7 @@ from quicksviewer.model.config import TIME_CHARACTERS, MultimodalConfig
 from quicksviewer.model.layout import Layout
 from quicksviewer.utils.batching import batch_rows, join_media
 from quicksviewer.utils.data_util import load_image, open_video, read_video
+from quicksviewer.utils.image import to_rgb
 from quicksviewer.utils.mm_utils import image_tiles, resize_frames
 from quicksviewer.utils.registry import lookup
 
@@ -124,8 +126,8 @@ class QuicksviewerProcessor(ProcessorMixin):
 
     def load_image(self, source) -> Medium:
         """An image from a path, bytes or a PIL image: the whole picture and its tiles."""
-        image = source if hasattr(source, "getpixel") else load_image(source)
-        pictures = image_tiles(image.convert("RGB"), self.size, self.media_config.max_tiles)
+        image = to_rgb(source) if isinstance(source, Image.Image) else load_image(source)
+        pictures = image_tiles(image, self.size, self.media_config.max_tiles)
         pixels = torch.cat([resize_frames(np.asarray(picture)[None], self.size) for picture in pictures])
         return Medium(IMAGE_MARK, pixels, torch.zeros(len(pictures)))
 

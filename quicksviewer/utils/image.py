@@ -29,13 +29,15 @@ def load_image(source: str | os.PathLike | bytes, limits: MediaLimits | None = N
         with Image.open(io.BytesIO(source) if in_memory else source, formats=[kind]) as image:
             limits.check_pixels(name, *image.size)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image)
     # Damaged pictures make PIL's plugins fail in all these ways.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
         raise MediaError(name, f"damaged {kind}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An upright RGB picture: turned as its EXIF says, what is transparent over white."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits of grey; PIL's own conversion clips them to white
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
