@@ -9,7 +9,9 @@ of a timestamp, D width. Media are concatenated along frames in the order in whi
 their frame counts stay on the host, so that no shape needs a look at device memory.
 """
 
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -68,7 +70,9 @@ class EncodedMedia:
     """What media become for the language model. Can be kept and spliced again, as chat does between turns.
 
     visual: (M, D) tokens in the order of their slots; times: (sum C, W) character indices of all videos'
-    cubes, with `keep`; ballast: a zero that holds the graph of a stand-in video; cuts: of the real media.
+    cubes, with `keep`; ballast: a zero that holds the graph of a stand-in video; cuts: of the real media;
+    gate_penalty: sum over gate frames of the 2-norm of the gate's logits (of a stand-in: a zero with its
+    graph, because under ZeRO-3 the backward pass of every rank must have the same shape).
     """
 
     visual: Tensor
@@ -76,20 +80,36 @@ class EncodedMedia:
     keep: Tensor
     cuts: Cuts | None
     ballast: Tensor | None = None
-    extra: dict = field(default_factory=dict)
+    gate_penalty: Tensor | None = None
+
+
+@contextmanager
+def own_draw(name: str):
+    """Random numbers that depend on the run's seed and a name alone, not on what was drawn before.
+
+    Loading a language model draws differently under ZeRO-3; fresh modules must not.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((torch.initial_seed() + crc32(name.encode())) % 2**63)
+        yield
 
 
 def build_vision(model: nn.Module, config: MultimodalConfig, lm_width: int) -> None:
     """Give a language model its eyes: the parts of PARTS that are not the language model, as attributes."""
-    model.vision_tower = build_tower(config.tower)
-    model.cubing = build_cubing(config.cubing, model.vision_tower.hidden_size)
-    model.vision_resampler = build_resampler(config.resampler, model.vision_tower, lm_width)
-    model.mm_projector = build_projector(config.projector, model.vision_resampler.out_width, lm_width)
+    with own_draw("vision_tower"):
+        model.vision_tower = build_tower(config.tower)
+    with own_draw("cubing"):
+        model.cubing = build_cubing(config.cubing, model.vision_tower.hidden_size)
+    with own_draw("vision_resampler"):
+        model.vision_resampler = build_resampler(config.resampler, model.vision_tower, lm_width)
+    with own_draw("mm_projector"):
+        model.mm_projector = build_projector(config.projector, model.vision_resampler.out_width, lm_width)
     if config.thumbnail.enabled:
-        model.thumbnail = Thumbnail(
-            config.thumbnail, model.vision_tower.hidden_size, lm_width, config.tokens_per_cube
-        )
-    model.mm_tokens = nn.Embedding(len(MODEL_TOKENS), lm_width)
+        with own_draw("thumbnail"):
+            width, tokens = model.vision_tower.hidden_size, config.tokens_per_cube
+            model.thumbnail = Thumbnail(config.thumbnail, width, lm_width, tokens)
+    with own_draw("mm_tokens"):
+        model.mm_tokens = nn.Embedding(len(MODEL_TOKENS), lm_width)
     model.layout = Layout(config)
 
 
@@ -194,12 +214,11 @@ class LlavaMetaForCausalLM:
 
     def _cut_off_stand_in(self, units_UQD, unit_counts, times, keep, cuts, media, real) -> EncodedMedia:
         if real == len(media.frames):
-            return EncodedMedia(units_UQD.flatten(0, 1), times, keep, cuts)
-        ballast = units_UQD.float().sum() * 0.0
-        if cuts.gate_logits is not None:
-            ballast = ballast + cuts.gate_logits.sum() * 0.0
+            penalty = None if cuts.gate_logits is None else cuts.gate_logits.norm(dim=-1).sum()
+            return EncodedMedia(units_UQD.flatten(0, 1), times, keep, cuts, gate_penalty=penalty)
+        penalty = None if cuts.gate_logits is None else cuts.gate_logits.sum() * 0.0
         units = units_UQD[: sum(unit_counts[:real])].flatten(0, 1)
-        return EncodedMedia(units, times[:0], keep[:0], None, ballast)
+        return EncodedMedia(units, times[:0], keep[:0], None, units_UQD.float().sum() * 0.0, penalty)
 
     def _agreed_chunks(self, frames: int) -> int:
         """How many times each rank calls the tower: under ZeRO-3 a call is collective, so ranks take the

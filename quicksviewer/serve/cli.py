@@ -144,7 +144,7 @@ def showcase(session: ChatSession, path: str, questions: list[str]) -> int:
 
     if len(session.media) != 1 or not session.media[0].is_video:
         raise ValueError("--showcase needs one video in --context")
-    lines = [f"{question}  {answer(session, question)}" for question in questions]
+    lines = [f"{question}  {' / '.join(answer(session, question).splitlines())}" for question in questions]
     video = session.media[0]
     spans = cube_spans(session.encode().cuts.cube_of_frame)
     console.print(f"{len(video.pixels)} frames, {len(spans)} cubes:")

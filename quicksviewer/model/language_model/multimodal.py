@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from quicksviewer.model.config import MultimodalConfig
-from quicksviewer.model.llava_arch import EncodedMedia, LlavaMetaForCausalLM, Media, build_vision
+from quicksviewer.model.llava_arch import EncodedMedia, LlavaMetaForCausalLM, Media, build_vision, own_draw
 from quicksviewer.model.multimodal_cubing.base import Cuts
 
 MEDIA_KEYS = ("pixel_values", "frame_times", "medium_frames", "medium_is_video")
@@ -68,7 +68,7 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         words = self.get_input_embeddings().weight
         if words.is_meta:
             return
-        with torch.no_grad(), _gathered(words):
+        with torch.no_grad(), own_draw("mm_tokens"), _gathered(words):
             self.mm_tokens.weight.data.copy_(words.float().mean(dim=0).expand_as(self.mm_tokens.weight))
             self.mm_tokens.weight.data.add_(
                 torch.randn_like(self.mm_tokens.weight) * 0.1 * words.float().std()
@@ -114,8 +114,9 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             labels=labels,
             **kwargs,
         )
-        cuts = encoded.cuts if encoded is not None else None
-        return MultimodalOutput(**out, gate_penalty=_gate_penalty(cuts), cuts=cuts)
+        if encoded is None:
+            return MultimodalOutput(**out)
+        return MultimodalOutput(**out, gate_penalty=encoded.gate_penalty, cuts=encoded.cuts)
 
     @torch.no_grad()
     def generate(self, inputs=None, *, input_ids=None, attention_mask=None, encoded_media=None, **kwargs):
@@ -159,12 +160,6 @@ def _media(pixel_values, frame_times, medium_frames, medium_is_video) -> Media |
     if pixel_values is None or len(pixel_values) == 0:
         return None
     return Media(pixel_values, frame_times, list(medium_frames), list(medium_is_video))
-
-
-def _gate_penalty(cuts: Cuts | None) -> Tensor | None:
-    if cuts is None or cuts.gate_logits is None or len(cuts.gate_logits) == 0:
-        return None
-    return cuts.gate_logits.float().norm(dim=-1).sum()
 
 
 def _gathered(parameter):
