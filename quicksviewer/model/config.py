@@ -123,6 +123,9 @@ class CubingConfig:
     """Share of the newest frame difference in the momentum."""
     energy_features: bool = True
     """Show the gate how strong a change is; without (published) its LayerNorm sees only the direction."""
+    energy_prior: float = 1.0
+    """Log odds per e-fold of change with which the gate starts: an untrained gate cuts where most changes.
+    0: it starts knowing nothing. Needs energy_features."""
     aux_weight: float = 0.001
     """Weight of the mean norm of the gate's logits in the loss."""
     noise_start: float = 1.0
@@ -148,6 +151,7 @@ class CubingConfig:
             )
         _check(self.tau > 0, f"tau must be positive, got {self.tau}")
         _check(0 < self.alpha <= 1, f"alpha must lie in (0, 1], got {self.alpha}")
+        _check(self.energy_prior >= 0, f"energy_prior must not be negative, got {self.energy_prior}")
         _check(self.aux_weight >= 0, f"aux_weight must not be negative, got {self.aux_weight}")
         _check(
             0 <= self.noise_end <= self.noise_start,
@@ -319,7 +323,7 @@ def published(config: MultimodalConfig) -> MultimodalConfig:
     return replace(
         config,
         tower=replace(config.tower, post_layernorm=False),
-        cubing=replace(config.cubing, energy_features=False, min_cube_frames=1, max_cube_frames=None),
+        cubing=replace(config.cubing, energy_features=False, energy_prior=0.0, min_cube_frames=1, max_cube_frames=None),
         resampler=replace(config.resampler, query_init_std=0.0, time_unit="frames"),
         thumbnail=replace(config.thumbnail, pooling="runs"),
         layout=replace(config.layout, time_style="plain"),

@@ -12,9 +12,9 @@ from quicksviewer.synthetic.world import BACKGROUNDS, COLOURS, MOTIONS, Event, W
 CODECS = {"h264": ("libx264", {"crf": "16", "preset": "veryfast"}), "mpeg4": ("mpeg4", {"qscale": "2"})}
 SPEED = 0.11
 """Share of the picture that a moving shape travels in one second."""
-TRAIL, TRAIL_STEP = 3, 0.06
-"""Fading copies behind a moving shape, and the share of the picture between them."""
-RADIUS = 0.17
+STREAK, STREAK_WIDTH = 0.38, 0.1
+"""Length and width of the line behind a moving shape, as shares of the picture."""
+RADIUS = 0.19
 """Of a shape, as a share of the picture."""
 MARGIN = 0.2
 """A shape's centre never comes nearer to a side; there it jumps to the other margin and goes on."""
@@ -23,17 +23,16 @@ MARGIN = 0.2
 def draw_frame(event: Event, second: float, size: int) -> Image.Image:
     """The picture of an event `second` seconds after the start of its video.
 
-    What moves leaves a fading trail, like the blur of a long exposure, so that one frame tells the direction.
+    What moves draws a streak behind it, like the blur of a long exposure, so that one frame tells the direction.
     """
     image = Image.new("RGB", (size, size), BACKGROUNDS[event.background])
     pen = ImageDraw.Draw(image)
     dx, dy = MOTIONS[event.motion]
     travelled = SPEED * (second - event.start)
     x, y = _wrap(event.place[0] + dx * travelled), _wrap(event.place[1] + dy * travelled)
-    for ghost in range(TRAIL, 0, -1) if event.motion != "still" else ():
-        behind = (x - dx * ghost * TRAIL_STEP) * size, (y - dy * ghost * TRAIL_STEP) * size
-        fill = _mix(COLOURS[event.colour], BACKGROUNDS[event.background], ghost / (TRAIL + 1))
-        DRAW[event.shape](pen, *behind, size * RADIUS, fill)
+    if event.motion != "still":
+        ends = [(x * size, y * size), ((x - dx * STREAK) * size, (y - dy * STREAK) * size)]
+        pen.line(ends, _blend(COLOURS[event.colour], BACKGROUNDS[event.background]), round(size * STREAK_WIDTH))
     DRAW[event.shape](pen, x * size, y * size, size * RADIUS, COLOURS[event.colour])
     if event.word:
         font = ImageFont.load_default(size=size / 4)
@@ -41,8 +40,8 @@ def draw_frame(event: Event, second: float, size: int) -> Image.Image:
     return image
 
 
-def _mix(colour, other, share: float) -> tuple[int, ...]:
-    return tuple(round(a + (b - a) * share) for a, b in zip(colour, other, strict=True))
+def _blend(colour, other) -> tuple[int, ...]:
+    return tuple((a + b) // 2 for a, b in zip(colour, other, strict=True))
 
 
 def _wrap(place: float) -> float:

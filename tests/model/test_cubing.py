@@ -264,3 +264,23 @@ def test_size_at_the_published_widths():
         cubing = build_cubing(CubingConfig(energy_features=False), 1152)
         thumbnail = Thumbnail(ThumbnailConfig(), 1152, 3584, 64)
     assert sum(p.numel() for m in (cubing, thumbnail) for p in m.parameters()) == 6_793_474
+
+
+def test_an_untrained_gate_cuts_where_most_changes():
+    """The prior: scenes that differ much, frames within a scene that differ little."""
+    torch.manual_seed(0)
+    scenes = torch.randn(4, 8).repeat_interleave(torch.tensor([7, 1, 2, 6]), dim=0)
+    frames = scenes + 0.05 * torch.randn(16, 8)
+    cubing = build_cubing(CubingConfig(frames_per_cube=4), 8)
+    assert cubing(frames, [16], [True]).first_frame.tolist() == [0, 7, 8, 10]
+    blank = build_cubing(CubingConfig(frames_per_cube=4, energy_prior=0.0), 8)
+    assert blank(frames, [16], [True]).gate_logits.abs().max() < 0.1
+
+
+def test_the_prior_of_a_video_does_not_depend_on_its_neighbours():
+    torch.manual_seed(0)
+    cubing = build_cubing(CubingConfig(frames_per_cube=4), 8)
+    calm, wild = torch.randn(9, 8), 100 * torch.randn(12, 8)
+    alone = cubing(calm, [9], [True]).gate_logits
+    beside = cubing(torch.cat([wild, calm]), [12, 9], [True, True]).gate_logits[-8:]
+    torch.testing.assert_close(beside, alone)

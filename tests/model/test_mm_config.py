@@ -160,4 +160,4 @@ def test_published_switches_every_correction_back():
     assert (old.resampler.query_init_std, old.resampler.time_unit) == (0.0, "frames")
     assert (old.thumbnail.pooling, old.layout.time_style) == ("runs", "plain")
     assert published(old) == old
-    assert replace(old.cubing, energy_features=True) == config().cubing
+    assert replace(old.cubing, energy_features=True, energy_prior=1.0) == config().cubing

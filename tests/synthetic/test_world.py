@@ -138,14 +138,14 @@ def test_a_shape_moves_as_it_is_said_and_comes_back_from_the_other_side(motion):
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("motion", MOTIONS)
-def test_a_moving_shape_leaves_its_trail_behind_it(motion, background):
+def test_a_moving_shape_draws_a_streak_behind_it(motion, background):
     """So that a single frame tells the direction; nothing else is drawn."""
     pixels = np.asarray(draw_frame(event(motion=motion, background=background), 0, 96))
     other = (pixels != COLOURS["red"]).any(axis=-1) & (pixels != BACKGROUNDS[background]).any(axis=-1)
-    trail = np.argwhere(other)[:, ::-1]
-    assert (len(trail) > 0) == (motion != "still")
-    if len(trail):
-        behind = trail.mean(axis=0) - drawn(pixels, "red").mean(axis=0)
+    streak = np.argwhere(other)[:, ::-1]
+    assert (len(streak) > 0) == (motion != "still")
+    if len(streak):
+        behind = streak.mean(axis=0) - drawn(pixels, "red").mean(axis=0)
         assert (np.abs(behind) > 5).tolist() == [step != 0 for step in MOTIONS[motion]]
         assert (np.sign(behind.round(-1)) == -np.array(MOTIONS[motion])).all()
 

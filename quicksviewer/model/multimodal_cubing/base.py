@@ -80,6 +80,11 @@ class GatedFrames:
         place_N = torch.arange(self.longest + 1, device=features_ND.device)
         return features_ND[self.starts_V[:, None] + torch.minimum(place_N, self.lengths_V[:, None] - 1)]
 
+    def centre(self, values_G: Tensor) -> Tensor:
+        """Values of the gated frames less their mean over the video: (G,)."""
+        total_V = values_G.new_zeros(len(self.starts_V)).index_add(0, self.video_G, values_G)
+        return values_G - (total_V / (self.lengths_V - 1))[self.video_G]
+
 
 class Cubing(nn.Module):
     """A way to cut videos. Subclasses decide in `forward` where; how often is the config's matter."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.model.multimodal_cubing.base import Cubing, Cuts, GatedFrames, to_device
 
-NUM_ENERGIES = 3
+NUM_ENERGIES, LOG_SQUARE = 3, 1
+"""Numbers that say how strong a change is, and which of them is the logarithm of its mean square."""
 ENERGY_FLOOR = 1e-6
 """Added to the mean squared change before its logarithm, so that a still picture has one."""
 NEGLIGIBLE = 1e-9
@@ -111,6 +112,7 @@ class MomentumCubing(Cubing):
             FloatLayerNorm(width), FloatLinear(width, width), nn.GELU(), FloatLinear(width, 2)
         )
         self.energy_fn = FloatLinear(NUM_ENERGIES, width) if config.energy_features else None
+        self.energy_slope = nn.Parameter(torch.empty(1)) if config.energy_features else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -122,6 +124,8 @@ class MomentumCubing(Cubing):
             elif isinstance(module, FloatLayerNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
+        if self.energy_slope is not None:
+            nn.init.constant_(self.energy_slope, self.config.energy_prior)
 
     def forward(
         self,
@@ -151,14 +155,20 @@ class MomentumCubing(Cubing):
         return Cuts.from_mask(mask_N, cubes, logits_G2)
 
     def gate(self, padded_VND: Tensor, gated: GatedFrames) -> Tensor:
-        """Logits of (stay, cut) of the gated frames: (G, 2)."""
+        """Logits of (stay, cut) of the gated frames: (G, 2).
+
+        With energies: a function of direction and strength, plus a straight line in the strength alone.
+        """
         chosen = (gated.video_G, gated.place_G)
         momentum_GD = momentum(padded_VND.diff(dim=1), self.config.alpha)[chosen]
         norm, into, activation, out_of = self.proj_fn
         hidden_GD = norm(self.agg_frame_fn(momentum_GD))
-        if self.energy_fn is not None:
-            hidden_GD = hidden_GD + self.energy_fn(energies(padded_VND)[chosen])
-        return out_of(activation(into(hidden_GD)))
+        if self.energy_fn is None:
+            return out_of(activation(into(hidden_GD)))
+        energy_G3 = energies(padded_VND)[chosen]
+        logits_G2 = out_of(activation(into(hidden_GD + self.energy_fn(energy_G3))))
+        line_G = self.energy_slope.float() / 2 * gated.centre(energy_G3[:, LOG_SQUARE])
+        return logits_G2 + torch.stack([-line_G, line_G], dim=1)
 
     def choose(self, odds_G: Tensor, gated: GatedFrames, cubes: list[int]) -> Tensor:
         """Which gated frames open a cube, when each video has `cubes` of them: (G,) bool.
