@@ -320,10 +320,11 @@ class MultimodalConfig:
 
 def published(config: MultimodalConfig) -> MultimodalConfig:
     """The same model with the behaviour of the published code instead of the corrected defaults."""
+    gate = dict(energy_features=False, energy_prior=0.0, min_cube_frames=1, max_cube_frames=None)
     return replace(
         config,
         tower=replace(config.tower, post_layernorm=False),
-        cubing=replace(config.cubing, energy_features=False, energy_prior=0.0, min_cube_frames=1, max_cube_frames=None),
+        cubing=replace(config.cubing, **gate),
         resampler=replace(config.resampler, query_init_std=0.0, time_unit="frames"),
         thumbnail=replace(config.thumbnail, pooling="runs"),
         layout=replace(config.layout, time_style="plain"),

@@ -23,7 +23,7 @@ MARGIN = 0.2
 def draw_frame(event: Event, second: float, size: int) -> Image.Image:
     """The picture of an event `second` seconds after the start of its video.
 
-    What moves draws a streak behind it, like the blur of a long exposure, so that one frame tells the direction.
+    What moves draws a streak behind it, like the blur of a long exposure: one frame tells the direction.
     """
     image = Image.new("RGB", (size, size), BACKGROUNDS[event.background])
     pen = ImageDraw.Draw(image)
@@ -32,7 +32,8 @@ def draw_frame(event: Event, second: float, size: int) -> Image.Image:
     x, y = _wrap(event.place[0] + dx * travelled), _wrap(event.place[1] + dy * travelled)
     if event.motion != "still":
         ends = [(x * size, y * size), ((x - dx * STREAK) * size, (y - dy * STREAK) * size)]
-        pen.line(ends, _blend(COLOURS[event.colour], BACKGROUNDS[event.background]), round(size * STREAK_WIDTH))
+        blend = _blend(COLOURS[event.colour], BACKGROUNDS[event.background])
+        pen.line(ends, blend, round(size * STREAK_WIDTH))
     DRAW[event.shape](pen, x * size, y * size, size * RADIUS, COLOURS[event.colour])
     if event.word:
         font = ImageFont.load_default(size=size / 4)
