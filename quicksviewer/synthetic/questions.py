@@ -58,7 +58,7 @@ def _order(world: World, rng: random.Random) -> Question | None:
 
 
 def _count(world: World, rng: random.Random) -> Question:
-    numbers = tuple(str(n) for n in range(2, len(COLOURS) + 1))
+    numbers = tuple(map(str, world.possible_counts))
     return Question("count", "How many colours?", str(len(world.events)), numbers)
 
 

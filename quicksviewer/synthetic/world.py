@@ -81,6 +81,8 @@ class World:
 
     seed: int
     events: tuple[Event, ...]
+    possible_counts: tuple[int, ...]
+    """Numbers of events that it might have had, before the draw."""
 
     @property
     def seconds(self) -> int:
@@ -104,7 +106,7 @@ def draw_world(seed: int, config: WorldConfig) -> World:
     for colour, seconds in zip(colours, draw_durations(rng, count, config), strict=True):
         events.append(_draw_event(rng, colour, start, seconds, events, config))
         start += seconds
-    return World(seed, tuple(events))
+    return World(seed, tuple(events), tuple(range(config.min_events, config.max_events + 1)))
 
 
 def draw_durations(rng: random.Random, count: int, config: WorldConfig) -> list[int]:

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -82,9 +83,9 @@ class VisionTower(nn.Module):
         grid = math.isqrt(tokens_NPD.shape[1])
         if grid == self.grid:
             return tokens_NPD
-        image_NDgg = tokens_NPD.float().transpose(1, 2).unflatten(2, (grid, grid))
+        image_NDgg = rearrange(tokens_NPD.float(), "n (row column) d -> n d row column", row=grid)
         resized = F.interpolate(image_NDgg, size=(self.grid, self.grid), mode="bilinear", align_corners=False)
-        return resized.flatten(2).transpose(1, 2).to(tokens_NPD.dtype)
+        return rearrange(resized, "n d row column -> n (row column) d").to(tokens_NPD.dtype)
 
     def load_pretrained(self, path: str | Path) -> None:
         """Take the weights of a local folder: of the vision model alone, or of a whole CLIP or SigLIP.
