@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from quicksviewer.model.config import MultimodalConfig
+from quicksviewer.model.documents import document_mask, next_tokens, positions
 from quicksviewer.model.llava_arch import EncodedMedia, LlavaMetaForCausalLM, Media, build_vision, own_draw
 from quicksviewer.model.multimodal_cubing.base import Cuts
 
@@ -89,13 +90,14 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         encoded_media: EncodedMedia | None = None,
         noise_weight: float = 0.0,
         noise_generator=None,
+        segment_ids=None,
         **kwargs,
     ) -> MultimodalOutput:
         """Logits, and a loss when labels are given. Without media this is the language model itself.
 
         input_ids, attention_mask, labels: (B, T). The four media arguments are described in `Media`;
-        `encoded_media` takes their place when they have been encoded before. kwargs go to the backbone and
-        its loss.
+        `encoded_media` takes their place when they have been encoded before. `segment_ids` (B, T) says which
+        document of its row a token belongs to (see documents.py). kwargs go to the backbone and its loss.
         """
         encoded = encoded_media
         if inputs_embeds is None and self.mm_config is not None:
@@ -105,18 +107,37 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             input_ids = None
             if not self.layout.is_exact and position_ids is None and attention_mask is not None:
                 position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        text = dict(attention_mask=attention_mask, position_ids=position_ids, labels=labels)
+        if segment_ids is not None:
+            kwargs |= {"use_cache": False}
+            text = self._by_document(segment_ids, **text)
         out = super().forward(
             input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            labels=labels,
+            **text,
             **kwargs,
         )
         if encoded is None:
             return MultimodalOutput(**out)
         return MultimodalOutput(**out, gate_penalty=encoded.gate_penalty, cuts=encoded.cuts)
+
+    def _by_document(self, segment_ids_BT, attention_mask, position_ids, labels) -> dict:
+        """Mask, positions and targets of rows that hold several documents.
+
+        What `attention_mask` (B, T) leaves out, as the zeros that plain timestamps drop, becomes padding.
+        """
+        if attention_mask is not None:
+            segment_ids_BT = segment_ids_BT * attention_mask
+        if position_ids is None or not (self.mm_config is None or self.layout.is_exact):
+            position_ids = positions(segment_ids_BT)
+        text = {
+            "attention_mask": document_mask(segment_ids_BT, self.config._attn_implementation, self.dtype),
+            "position_ids": position_ids,
+        }
+        if labels is not None:
+            text |= {"labels": labels, "shift_labels": next_tokens(labels, segment_ids_BT)}
+        return text
 
     @torch.no_grad()
     def generate(self, inputs=None, *, input_ids=None, attention_mask=None, encoded_media=None, **kwargs):
