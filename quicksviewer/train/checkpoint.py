@@ -1,16 +1,107 @@
-"""What is written beside the weights, and LoRA: adapter and everything else that the base does not have."""
+"""Checkpoints: whole or not there, with the place in the data, and for LoRA everything that the base lacks.
+
+A checkpoint is written under STAGING, listed in a manifest, and renamed. A run resumes from nothing else.
+"""
 
 import json
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
 from quicksviewer.model.builder import OTHER_FILE
 from quicksviewer.model.llava_arch import PARTS
-from quicksviewer.utils.dist import is_main
+from quicksviewer.utils.config import build
+from quicksviewer.utils.dist import barrier, is_main
+from quicksviewer.utils.manifest import check, seal, write_manifest
+from quicksviewer.utils.utils import get_logger
 
+logger = get_logger(__name__)
+STAGING = "unfinished"
+"""Folder beside the checkpoints in which the next one is written."""
+DATA_STATE = "data_state.json"
 DONE = "COMPLETE"
 """Written last into an output folder: the run reached its end and everything before it is on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataState:
+    """Where a run stands in its order of samples."""
+
+    fingerprint: str
+    """Of the mixture."""
+    rows: int
+    """Of one epoch."""
+    seed: int
+    order: str
+    step: int = 0
+    """Optimizer steps done."""
+    position: int = 0
+    """Samples consumed by all processes."""
+
+    def at(self, step: int, position: int) -> "DataState":
+        return replace(self, step=step, position=position)
+
+    def save(self, folder: Path) -> None:
+        (folder / DATA_STATE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "DataState":
+        """ValueError where a checkpoint has none."""
+        path = folder / DATA_STATE
+        if not path.is_file():
+            raise ValueError(f"{folder} does not say where in the data it ended: {DATA_STATE} is missing")
+        return build(cls, json.loads(path.read_text()), str(path))
+
+    def expected_by(self, run: "DataState") -> "DataState":
+        """This state, if it counts along the order of `run`; else ValueError: samples would be lost."""
+        for name in ("fingerprint", "rows", "seed", "order"):
+            if (was := getattr(self, name)) != (now := getattr(run, name)):
+                raise ValueError(
+                    f"the checkpoint counts samples in another order: {name} was {was!r}, is {now!r} now. "
+                    "Resume with the same data, --seed and --train_sampling_strategy, or start a new run "
+                    "from its weights: --model_name_or_path"
+                )
+        return self
+
+
+@contextmanager
+def aside(trainer, run_dir: Path):
+    """While it lasts the trainer writes into an empty folder beside its checkpoints."""
+    staging = run_dir / STAGING
+    if is_main():
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    barrier()
+    trainer._staging = staging
+    try:
+        yield
+    finally:
+        trainer._staging = None
+
+
+def publish(written: Path, final: Path) -> None:
+    """Give a checkpoint its manifest and its name, when all processes have written their files."""
+    barrier()
+    if is_main():
+        seal(written, final)
+        shutil.rmtree(written.parent)
+    barrier()
+
+
+def keep_newest(run_dir: Path, limit: int | None, here: bool) -> None:
+    """Remove the oldest checkpoints beyond `limit`, on the process that writes."""
+    if here and limit:
+        for folder in numbered_checkpoints(run_dir)[:-limit]:
+            shutil.rmtree(folder)
+
+
+def numbered_checkpoints(run_dir: Path) -> list[Path]:
+    """checkpoint-N folders, oldest first, whole or not."""
+    found = [p for p in run_dir.glob("checkpoint-*") if p.name.split("-", 1)[1].isdigit()]
+    return sorted(found, key=lambda folder: int(folder.name.split("-", 1)[1]))
 
 
 def save_extras(model, folder: Path, state_dict: dict | None = None) -> None:
@@ -47,12 +138,17 @@ def safe_save_model_for_hf_trainer(trainer, output_dir: str) -> None:
     trainer.save_state()
     if is_main():
         folder = Path(output_dir)
-        step = trainer.state.global_step
-        (folder / DONE).write_text(json.dumps({"global_step": step}) + "\n")
+        write_manifest(folder, [path for path in folder.iterdir() if path.is_file() and path.name != DONE])
+        (folder / DONE).write_text(json.dumps({"global_step": trainer.state.global_step}) + "\n")
 
 
 def newest_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint-N of a folder that has its trainer state (the file that is written last), or
-    None."""
-    found = [p.parent for p in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
-    return str(max(found, key=lambda folder: int(folder.name.split("-")[1]))) if found else None
+    """The newest checkpoint-N that is as its manifest says, or None. A warning names those passed over."""
+    for folder in reversed(numbered_checkpoints(Path(output_dir))):
+        try:
+            check(folder)
+        except ValueError as error:
+            logger.warning("passed over: %s", error)
+        else:
+            return str(folder)
+    return None

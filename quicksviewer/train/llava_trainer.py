@@ -1,33 +1,96 @@
-"""transformers' Trainer, with what a video model needs: the gate's noise and penalty, rates per part, our
-checkpoints.
+"""transformers' Trainer, with what a video model needs: the gate's noise and penalty, rates per part, an
+order of samples that survives a resume, checkpoints that are whole or not there.
 
-Everything else (loop, accumulation, mixed precision, DeepSpeed, resume) is the Trainer's own.
+Everything else (loop, accumulation, mixed precision, DeepSpeed) is the Trainer's own.
 """
 
 import json
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from quicksviewer.data.stream import ORDERS, SampleStream, Share, StepSampler
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.model.llava_arch import PARTS
-from quicksviewer.train.checkpoint import load_extras, save_extras
+from quicksviewer.train.checkpoint import DataState, aside, keep_newest, load_extras, publish, save_extras
 from quicksviewer.train.noise import noise_seed
 from quicksviewer.train.optim import param_groups
 from quicksviewer.train.statistics import Statistics
+from quicksviewer.utils.registry import lookup
 
 
 class LLaVATrainer(Trainer):
     """Arguments beyond the Trainer's: cubing (noise schedule and penalty weight of this run), rates (part ->
-    learning rate), resolved (the run's settings, written beside every checkpoint)."""
+    learning rate), resolved (the run's settings, written beside every checkpoint), fingerprint (of the data:
+    a resumed run must have the same)."""
 
-    def __init__(self, *args, cubing: CubingConfig, rates: dict, resolved: dict, **kwargs):
+    def __init__(
+        self, *args, cubing: CubingConfig, rates: dict, resolved: dict, fingerprint: str = "", **kwargs
+    ):
         super().__init__(*args, **kwargs)
-        self.cubing, self.rates, self.resolved = cubing, rates, resolved
+        self.cubing, self.rates, self.resolved, self.fingerprint = cubing, rates, resolved, fingerprint
         self._gates_in_step, self._micro_step = 1, 0
         self._statistics = Statistics(self.args.device)
         self._generator = torch.Generator(device=self.args.device)
+        self._resumed_from: Path | None = None
+        self._staging: Path | None = None
+        self.args.ignore_data_skip = True  # the stream begins at the right place by itself
+
+    # --- data
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """As the Trainer does; the order of samples goes on where the checkpoint's ended."""
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """This process's micro-batches, from the place in the stream where the run stands.
+
+        The generator is its own, so that starting workers draws nothing from the model's random numbers.
+        """
+        start = self._start_of_data()
+        args, share, length = self.args, self._share(), len(self.train_dataset)
+        order = lookup(ORDERS, args.train_sampling_strategy, "order of samples (--train_sampling_strategy)")
+        stream = SampleStream(order(length, self.fingerprint, start.seed), length)
+        self._data_start, self._step_rows = start, share.step
+        workers = args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=StepSampler(stream, share, start.position),
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            persistent_workers=args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor if workers else None,
+            generator=torch.Generator().manual_seed(args.seed),
+        )
+
+    def _share(self) -> Share:
+        args = self.args
+        return Share(
+            per_device=args.per_device_train_batch_size,
+            accumulation=args.gradient_accumulation_steps,
+            rank=args.process_index,
+            world=args.world_size,
+        )
+
+    def _start_of_data(self) -> DataState:
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        fresh = DataState(
+            fingerprint=self.fingerprint,
+            rows=len(self.train_dataset),
+            seed=seed,
+            order=self.args.train_sampling_strategy,
+        )
+        return fresh if self._resumed_from is None else DataState.load(self._resumed_from).expected_by(fresh)
+
+    def data_state(self) -> DataState:
+        """Where the run stands in the order of samples, after the last whole step."""
+        start = self._data_start
+        steps = self.state.global_step - start.step
+        return start.at(self.state.global_step, start.position + steps * self._step_rows)
 
     # --- loss
 
@@ -97,6 +160,21 @@ class LLaVATrainer(Trainer):
         of."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_extras(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _save_checkpoint(self, model, trial):
+        """Written aside by the Trainer, listed, then renamed: a crash leaves the checkpoints before it."""
+        run_dir = Path(super()._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        with aside(self, run_dir):
+            super()._save_checkpoint(model, trial)
+            written = Path(self._get_output_dir(trial)) / name
+            if self.args.should_save:
+                self.data_state().save(written)
+            publish(written, run_dir / name)
+        keep_newest(run_dir, self.args.save_total_limit, self.args.should_save)
+
+    def _get_output_dir(self, trial) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _save(self, output_dir=None, state_dict=None):
         """Weights as the Trainer writes them; beside them all that a checkpoint needs to explain itself."""

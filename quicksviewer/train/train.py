@@ -21,7 +21,8 @@ from quicksviewer.train.checkpoint import newest_checkpoint, safe_save_model_for
 from quicksviewer.train.llava_trainer import LLaVATrainer
 from quicksviewer.train.lora import add_lora
 from quicksviewer.train.stages import build_data, build_model, trainable_prefixes
-from quicksviewer.utils.dist import barrier, close_process_group, is_main, seed_everything
+from quicksviewer.utils.dist import barrier, close_process_group, is_main, on_main, seed_everything
+from quicksviewer.utils.manifest import check
 from quicksviewer.utils.modules import parts_report, train_only
 from quicksviewer.utils.utils import get_logger
 
@@ -86,6 +87,7 @@ def build_trainer(run: Run, loaded):
     model.config.use_cache = False
     if run.model.lora_enable:
         model = add_lora(model, run.model, run.stage)
+    data = build_data(run, loaded.processor)
     return LLaVATrainer(
         model=model,
         args=run.training,
@@ -94,7 +96,8 @@ def build_trainer(run: Run, loaded):
         cubing=cubing,
         rates=rates,
         resolved=resolved(run),
-        **build_data(run, loaded.processor),
+        fingerprint=data["train_dataset"].mixture.fingerprint,
+        **data,
     )
 
 
@@ -103,7 +106,7 @@ def write_record(run: Run, trainer) -> None:
     folder."""
     model = trainer.model.get_base_model() if run.model.lora_enable else trainer.model
     rows = parts_report(model, PARTS)
-    trainer.resolved["data_sha256"] = trainer.train_dataset.mixture.fingerprint
+    trainer.resolved["data_sha256"] = trainer.fingerprint
     if not is_main():
         return
     folder = Path(run.training.output_dir)
@@ -117,13 +120,29 @@ def write_record(run: Run, trainer) -> None:
 
 
 def resume_point(run: Run) -> str | None:
-    """`--resume_from_checkpoint`: a folder, or `last` for the newest complete one of the output folder."""
+    """`--resume_from_checkpoint`: a folder, or `last` for the newest complete one of the output folder.
+
+    The first process looks, the others are told. ValueError for a folder that is not complete.
+    """
     asked = run.training.resume_from_checkpoint
-    if asked not in ("last", "True", "true"):
-        return asked
-    if (found := newest_checkpoint(run.training.output_dir)) is None:
-        logger.warning("%s has no complete checkpoint; starting from step 0", run.training.output_dir)
-    return found
+    if asked is None:
+        return None
+    if asked in ("last", "True", "true"):
+        found = on_main(lambda: newest_checkpoint(run.training.output_dir))
+        if found is None and is_main():
+            logger.warning("%s has no complete checkpoint; starting from step 0", run.training.output_dir)
+        return found
+    if fault := on_main(lambda: _fault(asked)):
+        raise ValueError(fault)
+    return asked
+
+
+def _fault(checkpoint: str) -> str | None:
+    try:
+        check(Path(checkpoint))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 if __name__ == "__main__":

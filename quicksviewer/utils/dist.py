@@ -37,6 +37,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def on_main(function):
+    """What a function returns on the first process, told to all. It must not raise: the others would wait."""
+    if not _is_started():
+        return function()
+    told = [function() if is_main() else None]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
 def seed_everything(seed: int) -> None:
     """The same seed for Python, NumPy and torch on every rank."""
     random.seed(seed)

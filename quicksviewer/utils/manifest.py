@@ -1,0 +1,86 @@
+"""A folder is complete or it is ignored: `manifest.json`, written last, has every file's size and SHA-256.
+
+`seal` gives a folder that was written aside its own name, in one step that a crash cannot split.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+BLOCK = 1 << 22
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, files: list[Path] | None = None) -> None:
+    """List `files` (default: all below the folder) with sizes and digests; everything reaches the disk."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file()) if files is None else sorted(files)
+    files = [path for path in files if path.name != MANIFEST]
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(sha256_of, files))
+        list(pool.map(_sync, files))
+    rows = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(files, digests, strict=True)
+    }
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps({"files": rows}, indent=1) + "\n")
+    _sync(partial)
+    os.replace(partial, folder / MANIFEST)
+    _sync(folder)
+
+
+def seal(aside: Path, final: Path) -> None:
+    """Write the manifest of `aside` and give it its final name. An older folder of that name is replaced."""
+    write_manifest(aside)
+    if final.exists():
+        old = final.with_name(f"{final.name}.replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(final, old)
+        os.rename(aside, final)
+        shutil.rmtree(old)
+    else:
+        os.rename(aside, final)
+    _sync(final.parent)
+
+
+def check(folder: Path) -> None:
+    """ValueError that names what is missing, shorter or changed since the manifest was written."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {MANIFEST}: it was not written to its end")
+    try:
+        rows = json.loads(path.read_text())["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    with ThreadPoolExecutor() as pool:
+        faults = list(filter(None, pool.map(lambda name: _fault(folder / name, rows[name]), rows)))
+    if faults:
+        raise ValueError(f"{folder} is not what its {MANIFEST} says: {'; '.join(faults[:5])}")
+
+
+def _fault(path: Path, row: dict) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if (size := path.stat().st_size) != row["size"]:
+        return f"{path.name} has {size} bytes, expected {row['size']}"
+    return None if sha256_of(path) == row["sha256"] else f"the bytes of {path.name} have changed"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
