@@ -110,13 +110,11 @@ def text_row(index: int, config: WorldConfig, corpus: CorpusConfig) -> dict:
 
 
 def _some_cuts(world: World, rng: random.Random, frames_per_cube: float) -> list[int]:
-    """Seconds at which cubes might begin: half the time where events do, as far as they go, else anywhere."""
+    """Seconds at which cubes begin: where events do, as far as they go, and then anywhere."""
     count = min(max(round(world.seconds / frames_per_cube), 2), world.seconds)
-    anywhere = rng.sample(range(1, world.seconds), count - 1)
-    if rng.random() < 0.5:
-        places = [*world.boundaries, *(second for second in anywhere if second not in world.boundaries)]
-        anywhere = places[: count - 1]
-    return sorted({0, *anywhere})
+    anywhere = rng.sample(range(1, world.seconds), world.seconds - 1)
+    places = [*world.boundaries, *(second for second in anywhere if second not in world.boundaries)]
+    return sorted({0, *places[: count - 1]})
 
 
 def image_row(index: int, config: WorldConfig) -> dict:

@@ -42,13 +42,13 @@ class PretrainConfig:
 
     tower_steps: int = 600
     tower_batch: int = 32
-    tower_rate: float = 2e-3
     lm_steps: int = 400
     lm_batch: int = 32
     """Over all processes together."""
-    lm_rate: float = 4e-3
+    rate: float = 4e-3
+    """AdamW's, for embeddings, norms and heads."""
     matrix_rate: float = 0.02
-    """Muon's rate, for the matrices of the language model's layers."""
+    """Muon's, for the matrices of the layers."""
     seed: int = 0
 
 
@@ -82,11 +82,8 @@ def warm_tower(
     heads = nn.ModuleDict(
         {name: nn.Linear(tower.config.hidden_size, len(opts)) for name, opts in LABELS.items()}
     )
-    parameters = [*tower.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=config.tower_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.tower_rate, config.tower_steps, pct_start=0.1
-    )
+    both = nn.ModuleDict({"tower": tower, "heads": heads})
+    optimizer = WarmUpOptimizer(both, config, config.tower_steps)
     right = 0.0
     for step in range(config.tower_steps):
         first = step * config.tower_batch
@@ -99,10 +96,7 @@ def warm_tower(
         truth = torch.tensor(classes)
         loss = sum(F.cross_entropy(logits[name], truth[:, i]) for i, name in enumerate(LABELS))
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
         hits = [(logits[name].argmax(-1) == truth[:, i]).float().mean() for i, name in enumerate(LABELS)]
         right = 0.95 * right + 0.05 * float(sum(hits) / len(hits)) if step else float(sum(hits) / len(hits))
         progress(loss=float(loss.detach()), accuracy=right)
@@ -140,7 +134,7 @@ def warm_language_model(
     tokenizer = load_target("transformers:AutoTokenizer").from_pretrained(folder, local_files_only=True)
     model = load_target("transformers:AutoModelForCausalLM").from_pretrained(folder, local_files_only=True)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    optimizers, schedules = _lm_optimizers(model, config)
+    optimizer = WarmUpOptimizer(model, config, config.lm_steps)
     smooth = 0.0
     for step in range(config.lm_steps):
         first = step * config.lm_batch
@@ -150,11 +144,7 @@ def warm_language_model(
             loss = model(**batch).loss
         loss.backward()
         _average_gradients(model, size)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+        optimizer.step()
         smooth = 0.95 * smooth + 0.05 * float(loss.detach()) if step else float(loss.detach())
         progress(loss=smooth)
     if rank == 0:
@@ -162,23 +152,34 @@ def warm_language_model(
     return smooth
 
 
-def _lm_optimizers(model, config: PretrainConfig):
-    """Muon for the matrices of the layers, AdamW for embeddings and norms; one cycle of their rates."""
-    matrices = [
-        p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n
-    ]
-    taken = set(map(id, matrices))
-    others = [p for p in model.parameters() if id(p) not in taken]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=config.matrix_rate, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=config.lm_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-    rates = (config.matrix_rate, config.lm_rate)
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(o, rate, config.lm_steps, pct_start=0.1, cycle_momentum=False)
-        for o, rate in zip(optimizers, rates, strict=True)
-    ]
-    return optimizers, schedules
+class WarmUpOptimizer:
+    """Muon for the matrices of the layers, AdamW for all else; one cycle of rates, clipped gradients."""
+
+    def __init__(self, model: nn.Module, config: PretrainConfig, steps: int):
+        self.parameters = list(model.parameters())
+        matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and is_layer(name)]
+        taken = set(map(id, matrices))
+        others = [p for p in self.parameters if id(p) not in taken]
+        self.optimizers = [
+            torch.optim.Muon(matrices, lr=config.matrix_rate, momentum=0.95, weight_decay=0.01),
+            torch.optim.AdamW(others, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.schedules = [
+            torch.optim.lr_scheduler.OneCycleLR(o, rate, steps, pct_start=0.1, cycle_momentum=False)
+            for o, rate in zip(self.optimizers, (config.matrix_rate, config.rate), strict=True)
+        ]
+
+    def step(self) -> None:
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for part in (*self.optimizers, *self.schedules):
+            part.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def is_layer(name: str) -> bool:
+    """Whether a matrix maps activations to activations; embeddings and heads do not."""
+    return not any(word in name for word in ("embed", "heads.", "lm_head"))
 
 
 def _average_gradients(model, size: int) -> None:

@@ -12,11 +12,11 @@ from quicksviewer.synthetic.world import BACKGROUNDS, COLOURS, MOTIONS, Event, W
 CODECS = {"h264": ("libx264", {"crf": "16", "preset": "veryfast"}), "mpeg4": ("mpeg4", {"qscale": "2"})}
 SPEED = 0.11
 """Share of the picture that a moving shape travels in one second."""
-STREAK, STREAK_WIDTH = 0.38, 0.1
+STREAK, STREAK_WIDTH = 0.38, 0.2
 """Length and width of the line behind a moving shape, as shares of the picture."""
-RADIUS = 0.19
+RADIUS = 0.17
 """Of a shape, as a share of the picture."""
-MARGIN = 0.2
+MARGIN = 0.26
 """A shape's centre never comes nearer to a side; there it jumps to the other margin and goes on."""
 
 
