@@ -14,7 +14,6 @@ Letters: N samples, P packs, K the three sizes.
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 
 import numpy as np
 
@@ -349,29 +348,3 @@ def _pick(sizes_WK, waits_W, room_K, caps_K) -> int | None:
     heavy_W = fits_W & ((sizes_WK[:, 1] * caps_K[0] > sizes_WK[:, 0] * caps_K[1]) == wants_frames)
     fits_W = heavy_W if heavy_W.any() else fits_W
     return int(np.where(fits_W, sizes_WK[:, int(wants_frames)], -1).argmax())
-
-
-def whole_steps(packs: Packs, multiple: int) -> Packs:
-    """The same samples in a number of packs that is a multiple: the fullest packs are halved.
-
-    So the last optimizer step of an epoch is as large as the others, and no pack is repeated, dropped or
-    made up for it. ValueError when there are fewer samples than packs asked for.
-    """
-    if multiple < 1:
-        raise ValueError(f"multiple must be at least 1, got {multiple}")
-    missing = -len(packs) % multiple
-    if len(packs) + missing > len(packs.samples):
-        raise ValueError(
-            f"{len(packs.samples)} samples cannot fill {len(packs) + missing} packs, "
-            f"a multiple of {multiple}; make a step smaller"
-        )
-    lists = [packs[i].tolist() for i in range(len(packs))]
-    queue = [(-len(pack), place) for place, pack in enumerate(lists)]
-    heapify(queue)
-    for _ in range(missing):
-        _, place = heappop(queue)
-        lists.append(lists[place][1::2])
-        lists[place] = lists[place][::2]
-        for changed in (place, len(lists) - 1):
-            heappush(queue, (-len(lists[changed]), changed))
-    return Packs.from_lists(lists)

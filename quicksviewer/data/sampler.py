@@ -3,34 +3,23 @@
 Every order is a pure function of what is read, a seed and an epoch: neither the number of processes nor that
 of data workers changes it, and each index stands in it exactly once.
 
-    random_order    a plain shuffle
     grouped_order   rows of one step are of one modality and of about one length, steps in random order
     deal            the rows of each step over ranks and micro-batches, so that ranks finish together
 
 Letters: N samples, S steps, R ranks, M micro-batches of a step.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from quicksviewer.data.stream import Share, epoch_rng
+
 SWAPS = 2
 """Exchanges between the most and the least loaded rank of a step that follow dealing, for each rank."""
 MODALITIES = ("text", "image", "video")
-
-
-def epoch_rng(fingerprint: str, seed: int, epoch: int) -> np.random.Generator:
-    """The random numbers of an epoch, from what is read (`Mixture.fingerprint`), a seed and the epoch."""
-    digest = hashlib.sha256(f"{fingerprint}/{seed}/{epoch}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
-
-
-def random_order(count: int, rng: np.random.Generator) -> np.ndarray:
-    """A permutation of 0..count-1."""
-    return rng.permutation(count)
 
 
 def grouped_order(
@@ -123,6 +112,8 @@ def deal(order_N: np.ndarray, costs_N: np.ndarray, ranks: int, micro_batches: in
 def _deal_steps(steps_SX: np.ndarray, costs_N: np.ndarray, ranks: int) -> np.ndarray:
     """Full steps (S, X = ranks * micro-batches) as one order, each dealt; all steps at once."""
     count, rows = steps_SX.shape
+    if not steps_SX.size:
+        return steps_SX.ravel()
     costs_SX = costs_N[steps_SX]
     falling_SX = np.argsort(-costs_SX, axis=1, kind="stable")
     steps_SX = np.take_along_axis(steps_SX, falling_SX, 1)
@@ -150,7 +141,7 @@ def _swap(dealt_SMR: np.ndarray, costs_N: np.ndarray, loads_SR: np.ndarray) -> b
     high_SM, low_SM = dealt_SMR[every, :, most_S], dealt_SMR[every, :, least_S]
     change_SMM = costs_N[high_SM][:, :, None] - costs_N[low_SM][:, None, :]
     miss_SX = np.abs(change_SMM - gap_S[:, None, None] / 2).reshape(len(every), -1)
-    best_S = miss_SX.argmin(axis=1) if miss_SX.size else np.zeros(0, dtype=np.int64)
+    best_S = miss_SX.argmin(axis=1)
     row, other = np.divmod(best_S, dealt_SMR.shape[1])
     change_S = change_SMM[every, row, other]
     helps = np.flatnonzero((change_S > 1e-9 * gap_S) & (change_S < gap_S * (1 - 1e-9)))
@@ -164,34 +155,27 @@ def _swap(dealt_SMR: np.ndarray, costs_N: np.ndarray, loads_SR: np.ndarray) -> b
     return len(helps) > 0
 
 
-# Samplers
+@dataclass(frozen=True)
+class DealByCost:
+    """The `deal` of a `StepSampler`: the micro-batches of a step go to processes by what they cost.
+
+    costs (N,): of every row of the data set. The rows of a micro-batch stay together as the order has them.
+    """
+
+    costs: np.ndarray
+
+    def __call__(self, rows: np.ndarray, share: Share) -> list[list[int]]:
+        batches_XP = rows.reshape(-1, share.per_device)
+        costs_X = np.asarray(self.costs)[batches_XP].sum(axis=1)
+        dealt = deal(np.arange(len(batches_XP)), costs_X, share.world, share.accumulation)
+        return batches_XP[dealt[share.rank :: share.world]].tolist()
 
 
-class EpochSampler(Sampler[int]):
-    """Indices in the order of an epoch. `set_epoch` chooses it; whoever loads the data calls it."""
-
-    def __init__(self, count: int, fingerprint: str, seed: int):
-        self.count, self.fingerprint, self.seed, self.epoch = count, fingerprint, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def order(self, epoch: int) -> np.ndarray:
-        """All indices in the order of an epoch: (N,) int64."""
-        return random_order(self.count, epoch_rng(self.fingerprint, self.seed, epoch))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order(self.epoch).tolist())
-
-    def __len__(self) -> int:
-        return self.count
-
-
-class LengthGroupedSampler(EpochSampler):
-    """Steps of one modality and of about one length each (`grouped_order`).
+class LengthGroupedSampler(Sampler[int]):
+    """Indices in `grouped_order`: steps of one modality and of about one length each.
 
     `step_rows`: rows of an optimizer step over all ranks and accumulated micro-batches. As long as it stays,
-    the order is the same on any number of ranks.
+    the order is the same on any number of ranks. `order` is an `Order` of data/stream.py.
     """
 
     def __init__(
@@ -203,24 +187,20 @@ class LengthGroupedSampler(EpochSampler):
         seed: int = 0,
         mega_batch: int = 64,
     ):
-        super().__init__(len(lengths), fingerprint, seed)
         self.lengths, self.modalities = np.asarray(lengths), np.asarray(modalities)
         self.step_rows, self.mega_batch = step_rows, mega_batch
+        self.fingerprint, self.seed, self.epoch = fingerprint, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
     def order(self, epoch: int) -> np.ndarray:
+        """All indices in the order of an epoch: (N,) int64."""
         rng = epoch_rng(self.fingerprint, self.seed, epoch)
         return grouped_order(self.lengths, self.modalities, self.step_rows, rng, self.mega_batch)
 
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order(self.epoch).tolist())
 
-class BalancedSampler(EpochSampler):
-    """Random steps whose rows are dealt to ranks by cost (`deal`): which rows a step has does not depend on
-    the number of ranks, as long as ranks * micro_batches stays."""
-
-    def __init__(
-        self, costs: Sequence[float], ranks: int, micro_batches: int, fingerprint: str = "", seed: int = 0
-    ):
-        super().__init__(len(costs), fingerprint, seed)
-        self.costs, self.ranks, self.micro_batches = np.asarray(costs), ranks, micro_batches
-
-    def order(self, epoch: int) -> np.ndarray:
-        return deal(super().order(epoch), self.costs, self.ranks, self.micro_batches)
+    def __len__(self) -> int:
+        return len(self.lengths)

