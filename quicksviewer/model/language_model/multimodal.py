@@ -5,11 +5,14 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from quicksviewer.constants import IGNORE_INDEX
 from quicksviewer.model.config import MultimodalConfig
 from quicksviewer.model.documents import document_mask, next_tokens, positions
+from quicksviewer.model.linear_loss import LossHead
 from quicksviewer.model.llava_arch import EncodedMedia, LlavaMetaForCausalLM, Media, build_vision, own_draw
 from quicksviewer.model.multimodal_cubing.base import Cuts
 
@@ -21,11 +24,13 @@ class MultimodalOutput(CausalLMOutputWithPast):
     """A causal LM's output, and beside it what the trainer adds to the loss or writes to the logs.
 
     gate_penalty: sum over gate frames of the 2-norm of the gate logits, or None; cuts: of the batch's media,
-    or None.
+    or None; token_losses: (B, T) float32 without gradient, what each token lost on the next one, before its
+    weight; None where the loss was computed from logits.
     """
 
     gate_penalty: Tensor | None = None
     cuts: Cuts | None = None
+    token_losses: Tensor | None = None
 
 
 class MultimodalCausalLM(LlavaMetaForCausalLM):
@@ -37,9 +42,13 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
     mm_config: MultimodalConfig | None = None
     """None: blind. On the class, because the backbone's constructor initialises weights before ours goes
     on."""
+    linear_loss: bool = True
+    """In training: the loss without the logits of all tokens (see linear_loss.py). Off: transformers' own."""
 
     def __init__(self, config):
         super().__init__(config)
+        if type(self.lm_head) is nn.Linear:
+            self.lm_head.__class__ = LossHead  # the same layer under the same name; it can do one thing more
         if config.mm is not None:
             self._attach_vision(MultimodalConfig.from_dict(config.mm))
 
