@@ -1,6 +1,7 @@
-"""What benchmark programs share: interleaved timing with an interval, peak memory of a child, counted calls."""
+"""What benchmark programs share: timing in turns with an interval, peak memory of a child, counted calls."""
 
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -14,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 RESAMPLES = 2000
 """Bootstrap samples of an interval."""
+GIVE_BACK_BYTES = 1 << 20
+"""In children larger blocks go back to the system when freed, so that a peak is what was alive, not holes."""
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -69,7 +72,8 @@ def memory_kib(field: str) -> int:
 def in_child(program: str, *flags: object) -> dict:
     """Run a benchmark program again with other flags; the JSON that it prints last."""
     command = [sys.executable, program, *map(str, flags)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(GIVE_BACK_BYTES)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

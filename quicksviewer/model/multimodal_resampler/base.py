@@ -15,11 +15,19 @@ class Resampler(nn.Module):
     out_width: int
     """D_out: their width."""
 
-    def forward(self, tokens_NPD: Tensor, cube_of_frame_N: Tensor, num_cubes: int, times_N: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens_NPD: Tensor,
+        cube_of_frame_N: Tensor,
+        num_cubes: int,
+        times_N: Tensor,
+        share_N3: Tensor | None = None,
+    ) -> Tensor:
         """Tokens of all cubes: (num_cubes, Q, D_out).
 
         `cube_of_frame_N` (int64) counts cubes over the whole batch; `times_N` are positions in time, in
-        seconds or frames (`ResamplerConfig.time_unit`); an image stands at 0.
+        seconds or frames (`ResamplerConfig.time_unit`); an image stands at 0. `share_N3` (float32): the share
+        of each frame in the cube before its own, in its own, and in the one after; without it 0, 1, 0.
         """
         raise NotImplementedError
 

@@ -1,11 +1,10 @@
 """The 3D resampler: learned queries attend to all patches of a cube. As published, after MiniCPM-V's.
 
-Letters: N frames of all media, C cubes, P patches (g x g), Q queries, H heads, K channels of a head, D width.
+Letters: N frames of all media, C cubes, P patches (g x g), Q queries, H heads, S = H Q, K channels of a head,
+D width of the language model, d of the tower, J cubes that a frame may belong to.
 
-One attention serves all cubes of a batch, without padding. Three facts make it cheap and exact:
-- The queries do not depend on the input, so the key projection is applied to them: no tensor of keys exists.
-- A position is [time | row | column], each on its own channels: its part of a score is three small tables.
-- A softmax over a cube is a mean of the softmaxes over its frames, weighted by their sums of exponentials.
+One attention serves all cubes of a batch, without padding (`reading.py`). A position is [time | row |
+column], each on its own channels: its part of a score is three small tables.
 """
 
 import math
@@ -15,12 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quicksviewer.model.config import ResamplerConfig
-from quicksviewer.model.multimodal_resampler.base import Resampler, sum_by_cube
+from quicksviewer.model.multimodal_resampler.base import Resampler
 from quicksviewer.model.multimodal_resampler.positions import axis_widths, sin_cos
+from quicksviewer.model.multimodal_resampler.reading import EPS, ReadCubes
 
-EPS = 1e-6
-INFERENCE_FRAMES = 64
-"""Frames at a time when nothing is recorded for a backward pass: bounds memory, changes nothing else."""
+
+class ScaleAndShift(nn.LayerNorm):
+    """A LayerNorm whose normalisation is done elsewhere: what is left of it, a scale and a shift."""
+
+    def forward(self, rows_dD: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled rows (d, D) and the shift (D,), float32."""
+        return rows_dD * self.weight.float(), self.bias.float() * 1.0
 
 
 class CubeAttention(nn.Module):
@@ -34,54 +38,61 @@ class CubeAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(
-        self, query_QD: Tensor, kv_NPD: Tensor, cube_of_frame_N: Tensor, num_cubes: int, times_N: Tensor
+        self,
+        query_QD: Tensor,
+        scaled_dD: Tensor,
+        shift_D: Tensor,
+        tokens_NPd: Tensor,
+        gram_dd: Tensor,
+        share_NJ: Tensor,
+        cube_NJ: Tensor,
+        num_cubes: int,
+        times_N: Tensor,
     ) -> Tensor:
-        """What the queries read from each cube: (num_cubes, Q, D). Only keys hold positions, not values."""
-        weight_q, weight_k, weight_v = self.in_proj_weight.chunk(3)
-        bias_q, _, bias_v = self.in_proj_bias.chunk(3)  # a key bias shifts all scores of a query: no effect
-        query_QHK = F.linear(query_QD, weight_q, bias_q).unflatten(1, (self.num_heads, -1))
-        weight_k_HKD = weight_k.unflatten(0, (self.num_heads, -1)) / math.sqrt(query_QHK.shape[-1])
-        query_HQD = torch.einsum("qhk,hkd->hqd", query_QHK, weight_k_HKD)
-        time_NHQ, plane_HQP = self.position_scores(query_HQD.float(), times_N)
-        chunk = len(kv_NPD) if torch.is_grad_enabled() else INFERENCE_FRAMES
-        read = [self.read_frames(query_HQD, kv, weight_v, bias_v, plane_HQP) for kv in kv_NPD.split(chunk)]
-        values_NHQK, log_sum_NHQ = (torch.cat(parts) for parts in zip(*read, strict=True))
-        merged_CHQK = merge_frames(values_NHQK, log_sum_NHQ + time_NHQ, cube_of_frame_N, num_cubes)
-        return self.out_proj(merged_CHQK.transpose(1, 2).flatten(2).to(kv_NPD.dtype))
+        """What the queries read from each cube: (num_cubes, Q, D). Only keys hold positions, not values.
+
+        A key is W_k (scaled' x / spread + shift + position), a value W_v (scaled' x / spread + shift) + b.
+        """
+        with torch.autocast(tokens_NPd.device.type, enabled=False):
+            query_HQD, value_HKD, bias_D = self.absorb(query_QD.float(), shift_D)
+            time_NHQ, plane_HQP = self.position_scores(query_HQD, times_N)
+            read_CSd = ReadCubes.apply(
+                tokens_NPd,
+                gram_dd,
+                (query_HQD @ scaled_dD.T).flatten(0, 1),
+                plane_HQP.flatten(0, 1).T,
+                time_NHQ.flatten(1),
+                share_NJ,
+                cube_NJ,
+                num_cubes,
+            )
+            value_HdK = scaled_dD @ value_HKD.transpose(1, 2)
+            read_CHQd = read_CSd.unflatten(1, query_HQD.shape[:2]).to(tokens_NPd.dtype)
+            read_CHQK = read_CHQd @ value_HdK.to(tokens_NPd.dtype)
+            read_CQD = read_CHQK.transpose(1, 2).flatten(2) + bias_D.to(tokens_NPd.dtype)
+        return self.out_proj(read_CQD)
+
+    def absorb(self, query_QD: Tensor, shift_D: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries behind W_q and W_k (H, Q, D), W_v by heads (H, K, D), what all values share (D,)."""
+        weight_q, weight_k, weight_v = self.in_proj_weight.float().chunk(3)
+        bias_q, _, bias_v = self.in_proj_bias.float().chunk(3)  # a key bias shifts all scores of a query
+        query_HQK = F.linear(query_QD, weight_q, bias_q).unflatten(1, (self.num_heads, -1)).transpose(0, 1)
+        weight_k_HKD = weight_k.unflatten(0, (self.num_heads, -1)) / math.sqrt(query_HQK.shape[-1])
+        return (
+            query_HQK @ weight_k_HKD,
+            weight_v.unflatten(0, (self.num_heads, -1)),
+            weight_v @ shift_D + bias_v,
+        )
 
     def position_scores(self, query_HQD: Tensor, times_N: Tensor) -> tuple[Tensor, Tensor]:
         """What positions add to the scores: of each frame (N, H, Q), and of each patch (H, Q, P); float32."""
-        with torch.autocast(query_HQD.device.type, enabled=False):
-            widths = axis_widths(query_HQD.shape[-1])
-            time_HQd, row_HQd, column_HQd = query_HQD.split(widths, dim=-1)
-            table_gd = sin_cos(torch.arange(self.grid, device=query_HQD.device), widths[1])
-            row_HQg, column_HQg = row_HQd @ table_gd.T, column_HQd @ table_gd.T
-            plane_HQP = (row_HQg[..., :, None] + column_HQg[..., None, :]).flatten(2)
-            time_NHQ = torch.einsum("nd,hqd->nhq", sin_cos(times_N, widths[0]), time_HQd)
+        widths = axis_widths(query_HQD.shape[-1])
+        time_HQd, row_HQd, column_HQd = query_HQD.split(widths, dim=-1)
+        table_gd = sin_cos(torch.arange(self.grid, device=query_HQD.device), widths[1])
+        row_HQg, column_HQg = row_HQd @ table_gd.T, column_HQd @ table_gd.T
+        plane_HQP = (row_HQg[..., :, None] + column_HQg[..., None, :]).flatten(2)
+        time_NHQ = torch.einsum("nd,hqd->nhq", sin_cos(times_N, widths[0]), time_HQd)
         return time_NHQ, plane_HQP
-
-    def read_frames(
-        self, query_HQD: Tensor, kv_NPD: Tensor, weight_v: Tensor, bias_v: Tensor, plane_HQP: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Attention to each frame alone: values (N, H, Q, K) and the log-sum-exp of its scores (N, H, Q)."""
-        value_NPHK = F.linear(kv_NPD, weight_v, bias_v).unflatten(2, (self.num_heads, -1))
-        flat_SD = query_HQD.flatten(0, 1).to(kv_NPD.dtype)
-        scores_NHQP = (flat_SD @ kv_NPD.transpose(1, 2)).unflatten(1, query_HQD.shape[:2]).float() + plane_HQP
-        top_NHQ1 = scores_NHQP.detach().amax(dim=-1, keepdim=True)
-        parts_NHQP = (scores_NHQP - top_NHQ1).exp()
-        sum_NHQ1 = parts_NHQP.sum(dim=-1, keepdim=True)
-        read_NHQK = parts_NHQP.to(value_NPHK.dtype) @ value_NPHK.transpose(1, 2)
-        return read_NHQK.float() / sum_NHQ1, (sum_NHQ1.log() + top_NHQ1).squeeze(-1)
-
-
-def merge_frames(values_NHQK: Tensor, log_sum_NHQ: Tensor, cube_of_frame_N: Tensor, num_cubes: int) -> Tensor:
-    """Mean of a cube's frames, weighted by their sums of exponentials: (num_cubes, H, Q, K) float32."""
-    index = cube_of_frame_N.view(-1, 1, 1).expand_as(log_sum_NHQ)
-    top_CHQ = log_sum_NHQ.new_full((num_cubes, *log_sum_NHQ.shape[1:]), -torch.inf)
-    top_CHQ = top_CHQ.scatter_reduce(0, index, log_sum_NHQ.detach(), "amax")
-    weight_NHQ = (log_sum_NHQ - top_CHQ[cube_of_frame_N]).exp()
-    total_CHQK = sum_by_cube(weight_NHQ[..., None] * values_NHQK, cube_of_frame_N, num_cubes)
-    return total_CHQK / sum_by_cube(weight_NHQ, cube_of_frame_N, num_cubes)[..., None]
 
 
 class PerceiverResampler(Resampler):
@@ -97,7 +108,8 @@ class PerceiverResampler(Resampler):
         self.query = nn.Parameter(torch.empty(config.queries, lm_width))
         self.kv_proj = nn.Linear(vision_width, lm_width, bias=False)
         self.attn = CubeAttention(lm_width, config.num_heads(lm_width), grid)
-        self.ln_q, self.ln_kv, self.ln_post = (nn.LayerNorm(lm_width, eps=EPS) for _ in range(3))
+        self.ln_q, self.ln_post = (nn.LayerNorm(lm_width, eps=EPS) for _ in range(2))
+        self.ln_kv = ScaleAndShift(lm_width, eps=EPS)
         self.proj = nn.Parameter(torch.empty(lm_width, lm_width))
         self.reset_parameters()
 
@@ -113,8 +125,39 @@ class PerceiverResampler(Resampler):
             nn.init.zeros_(norm.bias)
         nn.init.normal_(self.proj, std=self.out_width**-0.5)
 
-    def forward(self, tokens_NPD: Tensor, cube_of_frame_N: Tensor, num_cubes: int, times_N: Tensor) -> Tensor:
+    def forward(
+        self, tokens_NPd: Tensor, cube_of_frame_N: Tensor, num_cubes: int, times_N: Tensor, share_N3=None
+    ) -> Tensor:
         """See `Resampler.forward`."""
-        kv_NPD = self.ln_kv(self.kv_proj(tokens_NPD))
-        read_CQD = self.attn(self.ln_q(self.query), kv_NPD, cube_of_frame_N, num_cubes, times_N)
+        device = tokens_NPd.device.type
+        if torch.is_autocast_enabled(device):
+            tokens_NPd = tokens_NPd.to(torch.get_autocast_dtype(device))
+        share_NJ, cube_NJ = neighbours(cube_of_frame_N, num_cubes, share_N3)
+        eye_dd = torch.eye(tokens_NPd.shape[-1], device=tokens_NPd.device, dtype=self.query.dtype)
+        with torch.autocast(device, enabled=False):
+            # the weight itself is read by calling the layer, which gathers it under ZeRO-3
+            rows_dD = self.kv_proj(eye_dd).float()
+            centred_dD = rows_dD - rows_dD.mean(dim=1, keepdim=True)
+            scaled_dD, shift_D = self.ln_kv(centred_dD)
+            gram_dd = centred_dD @ centred_dD.T / self.out_width
+        read_CQD = self.attn(
+            self.ln_q(self.query),
+            scaled_dD,
+            shift_D,
+            tokens_NPd,
+            gram_dd,
+            share_NJ,
+            cube_NJ,
+            num_cubes,
+            times_N,
+        )
         return self.ln_post(read_CQD) @ self.proj
+
+
+def neighbours(cube_of_frame_N: Tensor, num_cubes: int, share_N3: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Shares of the frames in cubes, and those cubes: (N, J) each. Without shares J is 1."""
+    if share_N3 is None:
+        own_N1 = cube_of_frame_N[:, None]
+        return torch.ones_like(own_N1, dtype=torch.float32), own_N1
+    step_3 = torch.arange(-1, 2, device=share_N3.device)
+    return share_N3, (cube_of_frame_N[:, None] + step_3).clamp(0, num_cubes - 1)
