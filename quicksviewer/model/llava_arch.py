@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from quicksviewer.constants import MODEL_TOKENS
 from quicksviewer.model.config import MultimodalConfig
 from quicksviewer.model.layout import Layout
-from quicksviewer.model.multimodal_cubing.base import Cuts
+from quicksviewer.model.multimodal_cubing.base import Cuts, to_device
 from quicksviewer.model.multimodal_cubing.builder import build_cubing
 from quicksviewer.model.multimodal_cubing.pool import Thumbnail, pool_frames
 from quicksviewer.model.multimodal_encoder.builder import build_tower
 from quicksviewer.model.multimodal_projector.builder import build_projector
 from quicksviewer.model.multimodal_resampler.builder import build_resampler
 from quicksviewer.model.splice import splice, time_characters
+from quicksviewer.model.team import Part, Team, deal_cubes, deal_units, even_counts, own_slice
 
 PARTS = {
     "vision_tower": ("vision_tower",),
@@ -69,7 +70,8 @@ class Media:
 class EncodedMedia:
     """What media become for the language model. Can be kept and spliced again, as chat does between turns.
 
-    visual: (M, D) tokens in the order of their slots; times: (sum C, W) character indices of all videos'
+    visual: (M, D) tokens in the order of their slots, in a team those of this process; counts: how many each
+    process of the team has; times: (sum C, W) character indices of all videos'
     cubes, with `keep`; ballast: a zero that holds the graph of a stand-in video; cuts: of the real media;
     gate_penalty: sum over gate frames of the 2-norm of the gate's logits (of a stand-in: a zero with its
     graph, because under ZeRO-3 the backward pass of every rank must have the same shape).
@@ -81,6 +83,7 @@ class EncodedMedia:
     cuts: Cuts | None
     ballast: Tensor | None = None
     gate_penalty: Tensor | None = None
+    counts: list[int] | None = None
 
 
 @contextmanager
@@ -117,6 +120,9 @@ class LlavaMetaForCausalLM:
     """Encode, cube, resample, project, splice. Mixed into a causal language model that `build_vision`
     equipped."""
 
+    team: Team = Team()
+    """The processes that share a batch with this one: by default none."""
+
     def encode_media(
         self, media: Media | None, noise_weight: float = 0.0, generator=None
     ) -> EncodedMedia | None:
@@ -130,36 +136,67 @@ class LlavaMetaForCausalLM:
             media = self._with_stand_in(media)
         if media is None:
             return None
-        tokens_NPD = self.vision_tower(media.pixels, min_chunks=self._agreed_chunks(len(media.pixels)))
-        cuts = self.cubing(pool_frames(tokens_NPD), media.frames, media.is_video, noise_weight, generator)
-        cubes_CQD = self._resample(tokens_NPD, cuts, media)
-        units_UQD, unit_counts = self._with_thumbnails(cubes_CQD, tokens_NPD, cuts, media)
+        held = even_counts(len(media.pixels), self.team.size)
+        tokens_NPD = self._see(media.pixels[own_slice(held, self.team.rank)])
+        pooled_ND = self.team.gather(pool_frames(tokens_NPD), held)
+        cuts = self.cubing(pooled_ND, media.frames, media.is_video, noise_weight, generator)
+        parts = self._deal(cuts, held)
+        cubes_CQD = self._resample(tokens_NPD, cuts, media, parts[self.team.rank])
+        units = [cubes_CQD, *self._thumbnails(tokens_NPD, cuts, media, held)]
         starts_C = self._cube_times(cuts, media)
         times, keep = time_characters(starts_C, self.mm_config.layout)
-        return self._cut_off_stand_in(units_UQD, unit_counts, times, keep, cuts, media, real)
+        return self._in_order(torch.cat(units), parts, times, keep, cuts, media, real)
 
-    def _resample(self, tokens_NPD: Tensor, cuts: Cuts, media: Media) -> Tensor:
-        clock_N = (
-            media.times
-            if self.mm_config.resampler.time_unit == "seconds"
-            else _frame_index(media, tokens_NPD)
-        )
-        cubes_CQD = self.vision_resampler(tokens_NPD, cuts.cube_of_frame, sum(cuts.cubes), clock_N)
-        return self.mm_projector(cubes_CQD)
+    def _see(self, pixels_N3SS: Tensor) -> Tensor:
+        """Patch tokens of this process's frames: (N, P, D).
 
-    def _with_thumbnails(self, cubes_CQD, tokens_NPD, cuts, media) -> tuple[Tensor, list[int]]:
-        """Cubes and thumbnails in the order of their slots: (U, Q, D), and how many of them each medium
-        has."""
+        Without any it looks at a black one, because every process calls every module.
+        """
+        frames = len(pixels_N3SS)
+        if not frames:
+            pixels_N3SS = pixels_N3SS.new_zeros(1, *pixels_N3SS.shape[1:])
+        return self.vision_tower(pixels_N3SS, min_chunks=self._agreed_chunks(len(pixels_N3SS)))[:frames]
+
+    def _deal(self, cuts: Cuts, held: list[int]) -> list[Part]:
+        """Which process resamples which cubes. A team reads the cuts from the device to know; one process
+        does not."""
+        if self.team.size > 1:
+            return deal_cubes(cuts.first_frame.tolist(), sum(held), held)
+        return [Part(slice(0, sum(held)), slice(0, sum(cuts.cubes)), held, held)]
+
+    def _resample(self, tokens_NPD: Tensor, cuts: Cuts, media: Media, part: Part) -> Tensor:
+        """Tokens of this process's cubes, as wide as the language model: (C, Q, D)."""
+        by_seconds = self.mm_config.resampler.time_unit == "seconds"
+        clock_N = media.times if by_seconds else _frame_index(media, tokens_NPD)
+        tokens_NPD = self.team.exchange(tokens_NPD, part.send, part.receive)
+        clock_N, cube_N = clock_N[part.frames], cuts.cube_of_frame[part.frames] - part.cubes.start
+        if not part.num_cubes:  # every process calls every module
+            tokens_NPD = torch.cat([tokens_NPD, tokens_NPD.new_zeros(1, *tokens_NPD.shape[1:])])
+            clock_N, cube_N = clock_N.new_zeros(1), cube_N.new_zeros(1)
+        cubes_CQD = self.vision_resampler(tokens_NPD, cube_N, max(part.num_cubes, 1), clock_N)
+        return self.mm_projector(cubes_CQD)[: part.num_cubes]
+
+    def _thumbnails(self, tokens_NPD: Tensor, cuts: Cuts, media: Media, held: list[int]) -> list[Tensor]:
+        """The thumbnails of all videos, on every process: [(V, Q, D)], or nothing without any.
+
+        A thumbnail is a mean over frames that several processes have seen. Each adds up its own, and the sum,
+        already pooled and divided, passes through the module as a video of one frame, which changes nothing.
+        """
         if not self.mm_config.thumbnail.enabled or not any(media.is_video):
-            return cubes_CQD, list(cuts.cubes)
-        thumbnails_VQD = self.thumbnail(tokens_NPD, cuts.mask, media.frames, media.is_video)
-        order, cube, video = [], 0, len(cubes_CQD)
-        for count, is_video in zip(cuts.cubes, media.is_video, strict=True):
-            order += [video, *range(cube, cube + count)] if is_video else range(cube, cube + count)
-            cube, video = cube + count, video + is_video
-        units_UQD = torch.cat([cubes_CQD, thumbnails_VQD.to(cubes_CQD.dtype)])
-        index_U = torch.tensor(order, device=units_UQD.device)
-        return units_UQD[index_U], [n + v for n, v in zip(cuts.cubes, media.is_video, strict=True)]
+            return []
+        if self.team.size == 1:
+            return [self.thumbnail(tokens_NPD, cuts.mask, media.frames, media.is_video)]
+        own = own_slice(held, self.team.rank)
+        pooled_NQD = self.thumbnail.thumbnail_fn[0](tokens_NPD).float() * cuts.mask[own, None, None]
+        medium_N = to_device([m for m, n in enumerate(media.frames) for _ in range(n)], pooled_NQD.device)[
+            own
+        ]
+        sum_MQD = pooled_NQD.new_zeros(len(media.frames), *pooled_NQD.shape[1:])
+        sum_MQD = self.team.total(sum_MQD.index_add(0, medium_N, pooled_NQD))
+        mean_MQD = sum_MQD / to_device(cuts.cubes, sum_MQD.device)[:, None, None]
+        count = len(media.frames)
+        ones_M = mean_MQD.new_ones(count)
+        return [self.thumbnail(mean_MQD, ones_M, [1] * count, media.is_video)]
 
     def _cube_times(self, cuts: Cuts, media: Media) -> Tensor:
         """Seconds of the first frame of every cube of every video: (sum C of videos,)."""
@@ -171,18 +208,25 @@ class LlavaMetaForCausalLM:
 
         With plain timestamps the mask loses the leading zeros of every time.
         """
-        embeds_BTD = self._embed(input_ids_BT)
         if encoded is None:
-            return embeds_BTD, attention_mask_BT
-        time_slot_BT = input_ids_BT == self.layout.time_id
-        embeds_BTD = splice(embeds_BTD, encoded.visual, input_ids_BT == self.layout.visual_id)
-        embeds_BTD = splice(embeds_BTD, self._embed_times(encoded.times), time_slot_BT)
-        if encoded.ballast is not None:
-            embeds_BTD = embeds_BTD + encoded.ballast.to(embeds_BTD.dtype)
+            return self._embed(input_ids_BT), attention_mask_BT
+        ids_BT, attention_mask_BT = self.write_times(input_ids_BT, attention_mask_BT, encoded)
+        return self.embed_with(ids_BT, encoded.visual, encoded.ballast), attention_mask_BT
+
+    def write_times(self, input_ids_BT: Tensor, attention_mask_BT: Tensor | None, encoded: EncodedMedia):
+        """Ids with the characters of times in their slots, and the mask without superfluous zeros."""
+        slot_BT = input_ids_BT == self.layout.time_id
+        table = torch.tensor(self.mm_config.time_token_ids, device=input_ids_BT.device)
+        ids_BT = input_ids_BT.masked_scatter(slot_BT, table[encoded.times].flatten())
         if not self.layout.is_exact:
             mask = torch.ones_like(input_ids_BT) if attention_mask_BT is None else attention_mask_BT
-            attention_mask_BT = mask.masked_scatter(time_slot_BT, encoded.keep.reshape(-1).to(mask.dtype))
-        return embeds_BTD, attention_mask_BT
+            attention_mask_BT = mask.masked_scatter(slot_BT, encoded.keep.reshape(-1).to(mask.dtype))
+        return ids_BT, attention_mask_BT
+
+    def embed_with(self, ids_BT: Tensor, visual_MD: Tensor, ballast: Tensor | None) -> Tensor:
+        """Embeddings of ids with visual tokens in their slots: (B, T, D)."""
+        embeds_BTD = splice(self._embed(ids_BT), visual_MD, ids_BT == self.layout.visual_id)
+        return embeds_BTD if ballast is None else embeds_BTD + ballast.to(embeds_BTD.dtype)
 
     def _embed(self, ids_BT: Tensor) -> Tensor:
         """Embeddings of text, with the project's own tokens from their own small table.
@@ -194,10 +238,6 @@ class LlavaMetaForCausalLM:
         text_BTD = self.get_input_embeddings()(ids_BT.masked_fill(is_own_BT, 0))
         own_BTD = self.mm_tokens(own_BT.masked_fill(~is_own_BT, 0)).to(text_BTD.dtype)
         return torch.where(is_own_BT[..., None], own_BTD, text_BTD)
-
-    def _embed_times(self, characters_CW: Tensor) -> Tensor:
-        table = torch.tensor(self.mm_config.time_token_ids, device=characters_CW.device)
-        return self.get_input_embeddings()(table[characters_CW]).flatten(0, 1)
 
     def _with_stand_in(self, media: Media | None) -> Media:
         size, device = self.vision_tower.image_size, self.mm_tokens.weight.device
@@ -212,13 +252,24 @@ class LlavaMetaForCausalLM:
             [*media.is_video, True],
         )
 
-    def _cut_off_stand_in(self, units_UQD, unit_counts, times, keep, cuts, media, real) -> EncodedMedia:
+    def _in_order(self, units_UQD, parts, times, keep, cuts, media, real) -> EncodedMedia:
+        """The units of this process in the order of their slots; those of a stand-in become ballast."""
+        has_thumbnail = [video and self.mm_config.thumbnail.enabled for video in media.is_video]
+        dealt = deal_units(parts, cuts.cubes[:real], has_thumbnail[:real])
+        part, all_cubes = parts[self.team.rank], sum(cuts.cubes)
+        own = [
+            u - part.cubes.start if u < all_cubes else u - all_cubes + part.num_cubes
+            for u in dealt[self.team.rank]
+        ]
+        visual_MD = units_UQD[to_device(own, units_UQD.device)].flatten(0, 1)
+        counts = [len(units) * units_UQD.shape[1] for units in dealt]
+        logits = cuts.gate_logits
         if real == len(media.frames):
-            penalty = None if cuts.gate_logits is None else cuts.gate_logits.norm(dim=-1).sum()
-            return EncodedMedia(units_UQD.flatten(0, 1), times, keep, cuts, gate_penalty=penalty)
-        penalty = None if cuts.gate_logits is None else cuts.gate_logits.sum() * 0.0
-        units = units_UQD[: sum(unit_counts[:real])].flatten(0, 1)
-        return EncodedMedia(units, times[:0], keep[:0], None, units_UQD.float().sum() * 0.0, penalty)
+            penalty = None if logits is None else logits.norm(dim=-1).sum()
+            return EncodedMedia(visual_MD, times, keep, cuts, None, penalty, counts)
+        penalty = None if logits is None else logits.sum() * 0.0
+        ballast = units_UQD.float().sum() * 0.0
+        return EncodedMedia(visual_MD, times[:0], keep[:0], None, ballast, penalty, counts)
 
     def _agreed_chunks(self, frames: int) -> int:
         """How many times each rank calls the tower: under ZeRO-3 a call is collective, so ranks take the

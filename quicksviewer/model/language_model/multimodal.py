@@ -109,27 +109,58 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         document of its row a token belongs to (see documents.py). kwargs go to the backbone and its loss.
         """
         encoded = encoded_media
+        text = dict(attention_mask=attention_mask, position_ids=position_ids, labels=labels)
         if inputs_embeds is None and self.mm_config is not None:
             media = _media(pixel_values, frame_times, medium_frames, medium_is_video)
             encoded = encoded or self.encode_media(media, noise_weight, noise_generator)
-            inputs_embeds, attention_mask = self.fuse(input_ids, attention_mask, encoded)
+            if self.team.size > 1:
+                out = self._forward_shard(input_ids, encoded, segment_ids, text, **kwargs)
+                return _with_extras(out, encoded)
+            inputs_embeds, text["attention_mask"] = self.fuse(input_ids, attention_mask, encoded)
             input_ids = None
-            if not self.layout.is_exact and position_ids is None and attention_mask is not None:
-                position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
-        text = dict(attention_mask=attention_mask, position_ids=position_ids, labels=labels)
+            if not self.layout.is_exact and position_ids is None and text["attention_mask"] is not None:
+                position_ids = (text["attention_mask"].cumsum(dim=-1) - 1).clamp(min=0)
+                text["position_ids"] = position_ids[:, -inputs_embeds.shape[1] :]
         if segment_ids is not None:
             kwargs |= {"use_cache": False}
             text = self._by_document(segment_ids, **text)
-        out = super().forward(
+        out = self._language_model(
             input_ids=input_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             **text,
             **kwargs,
         )
-        if encoded is None:
-            return MultimodalOutput(**out)
-        return MultimodalOutput(**out, gate_penalty=encoded.gate_penalty, cuts=encoded.cuts)
+        return _with_extras(out, encoded)
+
+    def _language_model(
+        self,
+        labels=None,
+        shift_labels=None,
+        num_items_in_batch=None,
+        loss_weights=None,
+        shift_weights=None,
+        logits_to_keep: int | Tensor = 0,
+        **inputs,
+    ):
+        """The backbone. In training with labels: the loss of `loss_weights` (B, T, at the place of their
+        label; default 1) * token losses, divided by `num_items_in_batch` or the sum of weights; no logits."""
+        if labels is None or not (self.training and self.linear_loss and isinstance(self.lm_head, LossHead)):
+            if loss_weights is not None or shift_weights is not None:
+                raise ValueError("loss_weights are for training with linear_loss on")
+            given = dict(shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
+            given = {name: value for name, value in given.items() if value is not None}
+            return super().forward(labels=labels, logits_to_keep=logits_to_keep, **inputs, **given)
+        targets = next_tokens(labels) if shift_labels is None else shift_labels
+        weights = shift_weights if loss_weights is None else F.pad(loss_weights[:, 1:], (0, 1))
+        out = self.model(**inputs)
+        total, losses = self.lm_head(out.last_hidden_state, targets, weights)
+        if num_items_in_batch is None:
+            learned = targets != IGNORE_INDEX
+            num_items_in_batch = learned.sum() if weights is None else (weights * learned).sum()
+        loss = total / torch.as_tensor(num_items_in_batch, device=total.device)
+        shared = {key: out.get(key) for key in ("past_key_values", "hidden_states", "attentions")}
+        return MultimodalOutput(loss=loss, token_losses=losses, **shared)
 
     def _by_document(self, segment_ids_BT, attention_mask, position_ids, labels) -> dict:
         """Mask, positions and targets of rows that hold several documents.
@@ -138,15 +169,47 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         """
         if attention_mask is not None:
             segment_ids_BT = segment_ids_BT * attention_mask
-        if position_ids is None or not (self.mm_config is None or self.layout.is_exact):
-            position_ids = positions(segment_ids_BT)
         text = {
             "attention_mask": document_mask(segment_ids_BT, self.config._attn_implementation, self.dtype),
-            "position_ids": position_ids,
+            "position_ids": self._positions(segment_ids_BT, position_ids),
         }
         if labels is not None:
             text |= {"labels": labels, "shift_labels": next_tokens(labels, segment_ids_BT)}
         return text
+
+    def _positions(self, segment_ids_BT, given):
+        """Positions as given, unless plain timestamps have dropped tokens that the giver had counted."""
+        is_exact = self.mm_config is None or self.layout.is_exact
+        return given if given is not None and is_exact else positions(segment_ids_BT)
+
+    def _forward_shard(self, input_ids, encoded, segment_ids, text: dict, loss_weights=None, **kwargs):
+        """This process's shard of the batch. The mean of the losses of a team is that of the whole batch."""
+        ids, mask = input_ids, text["attention_mask"]
+        if encoded is not None:
+            ids, mask = self.write_times(ids, mask, encoded)
+        segments = mask if segment_ids is None else segment_ids if mask is None else segment_ids * mask
+        segments = torch.ones_like(ids) if segments is None else segments.long()
+        rows = {
+            "input_ids": ids,
+            "segment_ids": segments,
+            "position_ids": self._positions(segments, text["position_ids"]),
+            "targets": None if text["labels"] is None else next_tokens(text["labels"], segments),
+            "weights": None if loss_weights is None else F.pad(loss_weights[:, 1:], (0, 1)),
+        }
+        shard = self.team.cut(rows, input_ids == self.layout.visual_id, encoded.counts if encoded else [])
+        embeds = self._embed_shard(shard, encoded)
+        if shard.targets is not None and kwargs.get("num_items_in_batch") is None:
+            kwargs = {**kwargs, "num_items_in_batch": shard.num_targets / self.team.size}
+        targets = {"labels": shard.targets, "shift_labels": shard.targets, "shift_weights": shard.weights}
+        kwargs = {**kwargs, **targets, **shard.attention, "use_cache": False}
+        return self._language_model(inputs_embeds=embeds, position_ids=shard.position_ids, **kwargs)
+
+    def _embed_shard(self, shard, encoded: EncodedMedia | None):
+        """Embeddings of a shard: (B, T of the shard, D). Visual tokens travel to where their slots are."""
+        if encoded is None:
+            return self._embed(shard.ids)
+        visual = self.team.exchange(encoded.visual[shard.order], shard.send, shard.receive)
+        return self.embed_with(shard.ids, visual, encoded.ballast)
 
     @torch.no_grad()
     def generate(self, inputs=None, *, input_ids=None, attention_mask=None, encoded_media=None, **kwargs):
@@ -184,6 +247,12 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         rule."""
         if self.mm_config is None or module in set(self.model.modules()) | {self.lm_head}:
             super()._init_weights(module)
+
+
+def _with_extras(out, encoded: EncodedMedia | None) -> MultimodalOutput:
+    if encoded is None:
+        return MultimodalOutput(**out)
+    return MultimodalOutput(**out, gate_penalty=encoded.gate_penalty, cuts=encoded.cuts)
 
 
 def _media(pixel_values, frame_times, medium_frames, medium_is_video) -> Media | None:

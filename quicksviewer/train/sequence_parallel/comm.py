@@ -16,15 +16,6 @@ from torch.distributed import ProcessGroup
 Group = ProcessGroup | None
 
 
-def size_of(group: Group) -> int:
-    return 1 if group is None else group.size()
-
-
-def even_counts(total: int, parts: int) -> list[int]:
-    """`total` things dealt in order to `parts`: counts that differ by 1 at most, larger ones first."""
-    return [total // parts + (part < total % parts) for part in range(parts)]
-
-
 class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, send, receive, group):

@@ -199,11 +199,3 @@ def test_rows_that_the_counts_do_not_cover_are_refused():
 def test_groups_need_torch_distributed():
     with pytest.raises(RuntimeError, match="start torch.distributed"):
         set_pg_manager(Topology(1))
-
-
-def test_even_counts_differ_by_one():
-    for total in range(20):
-        for parts in range(1, 9):
-            counts = comm.even_counts(total, parts)
-            assert sum(counts) == total and max(counts) - min(counts) <= 1
-            assert counts == sorted(counts, reverse=True)
