@@ -26,6 +26,10 @@ DONE = "COMPLETE"
 """Written last into an output folder: the run reached its end and everything before it is on disk."""
 
 
+class ResumeError(ValueError):
+    """A checkpoint that a run cannot go on from."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataState:
     """Where a run stands in its order of samples."""
@@ -49,17 +53,17 @@ class DataState:
 
     @classmethod
     def load(cls, folder: Path) -> "DataState":
-        """ValueError where a checkpoint has none."""
+        """ResumeError where a checkpoint has none."""
         path = folder / DATA_STATE
         if not path.is_file():
-            raise ValueError(f"{folder} does not say where in the data it ended: {DATA_STATE} is missing")
+            raise ResumeError(f"{folder} does not say where in the data it ended: {DATA_STATE} is missing")
         return build(cls, json.loads(path.read_text()), str(path))
 
     def expected_by(self, run: "DataState") -> "DataState":
-        """This state, if it counts along the order of `run`; else ValueError: samples would be lost."""
+        """This state, if it counts along the order of `run`; else ResumeError: samples would be lost."""
         for name in ("fingerprint", "rows", "seed", "order"):
             if (was := getattr(self, name)) != (now := getattr(run, name)):
-                raise ValueError(
+                raise ResumeError(
                     f"the checkpoint counts samples in another order: {name} was {was!r}, is {now!r} now. "
                     "Resume with the same data, --seed and --train_sampling_strategy, or start a new run "
                     "from its weights: --model_name_or_path"

@@ -11,13 +11,25 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from quicksviewer.data.stream import ORDERS, SampleStream, Share, StepSampler
+from quicksviewer.data.sampler import DealByCost, LengthGroupedSampler
+from quicksviewer.data.stream import ORDERS, Order, SampleStream, Share, StepSampler, deal_in_turn
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.model.llava_arch import PARTS
-from quicksviewer.train.checkpoint import DataState, aside, keep_newest, load_extras, publish, save_extras
+from quicksviewer.train.checkpoint import (
+    STAGING,
+    DataState,
+    aside,
+    keep_newest,
+    load_extras,
+    publish,
+    save_extras,
+)
+from quicksviewer.train.cost import cost_model
 from quicksviewer.train.noise import noise_seed
 from quicksviewer.train.optim import param_groups
 from quicksviewer.train.statistics import Statistics
+from quicksviewer.train.universal import FOLDER, convert, ranks_of, repair_optimizer, shard_folder
+from quicksviewer.utils.dist import barrier, is_main
 from quicksviewer.utils.registry import lookup
 
 
@@ -36,14 +48,36 @@ class LLaVATrainer(Trainer):
         self._generator = torch.Generator(device=self.args.device)
         self._resumed_from: Path | None = None
         self._staging: Path | None = None
+        self._is_converted, self._groups = False, []
         self.args.ignore_data_skip = True  # the stream begins at the right place by itself
 
     # --- data
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """As the Trainer does; the order of samples goes on where the checkpoint's ended."""
+        """As the Trainer does; data and optimizer go on where they were, on any number of ranks."""
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self._resumed_from is not None and self.is_deepspeed_enabled:
+            resume_from_checkpoint = str(self._for_our_ranks(self._resumed_from))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _for_our_ranks(self, checkpoint: Path) -> Path:
+        """The checkpoint, or a converted copy of it when another number of ranks wrote its shards."""
+        shards = shard_folder(checkpoint)
+        if shards is None or ranks_of(shards) == self.args.world_size:
+            return checkpoint
+        workspace = Path(self.args.output_dir) / STAGING
+        if is_main():
+            convert(checkpoint, workspace)
+        barrier()
+        plugin = self.accelerator.state.deepspeed_plugin
+        plugin.hf_ds_config.config["checkpoint"] = {"load_universal": True}
+        self._is_converted = True
+        return workspace / FOLDER
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._is_converted:
+            repair_optimizer(self.deepspeed.optimizer, self._groups, self.lr_scheduler.get_last_lr())
 
     def get_train_dataloader(self) -> DataLoader:
         """This process's micro-batches, from the place in the stream where the run stands.
@@ -52,13 +86,12 @@ class LLaVATrainer(Trainer):
         """
         start = self._start_of_data()
         args, share, length = self.args, self._share(), len(self.train_dataset)
-        order = lookup(ORDERS, args.train_sampling_strategy, "order of samples (--train_sampling_strategy)")
-        stream = SampleStream(order(length, self.fingerprint, start.seed), length)
+        stream = SampleStream(self._order(start.seed, share), length)
         self._data_start, self._step_rows = start, share.step
         workers = args.dataloader_num_workers
         return DataLoader(
             self.train_dataset,
-            batch_sampler=StepSampler(stream, share, start.position),
+            batch_sampler=StepSampler(stream, share, start.position, self._deal()),
             collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
@@ -67,13 +100,27 @@ class LLaVATrainer(Trainer):
             generator=torch.Generator().manual_seed(args.seed),
         )
 
+    def _order(self, seed: int, share: Share) -> Order:
+        data = self.train_dataset
+        if self.args.group_by_modality_length:
+            table, rows = data.table, share.step
+            return LengthGroupedSampler(table.tokens, table.modality, rows, self.fingerprint, seed).order
+        name = self.args.train_sampling_strategy
+        order = lookup(ORDERS, name, "order of samples (--train_sampling_strategy)")
+        return order(len(data), self.fingerprint, seed)
+
+    def _deal(self):
+        """Which process gets which rows of a step: where their sizes are known, all the same work."""
+        sizes = getattr(self.train_dataset, "sizes", None)
+        return deal_in_turn if sizes is None else DealByCost(cost_model(self.model)(sizes))
+
     def _share(self) -> Share:
         args = self.args
         return Share(
             per_device=args.per_device_train_batch_size,
             accumulation=args.gradient_accumulation_steps,
-            rank=args.process_index,
-            world=args.world_size,
+            rank=args.process_index // self.model.team.size,  # a team reads the same rows
+            world=args.world_size // self.model.team.size,
         )
 
     def _start_of_data(self) -> DataState:
@@ -82,9 +129,15 @@ class LLaVATrainer(Trainer):
             fingerprint=self.fingerprint,
             rows=len(self.train_dataset),
             seed=seed,
-            order=self.args.train_sampling_strategy,
+            order=self._order_name(),
         )
         return fresh if self._resumed_from is None else DataState.load(self._resumed_from).expected_by(fresh)
+
+    def _order_name(self) -> str:
+        """What a checkpoint says of the order; one grouped by length depends on the rows of a step, too."""
+        if self.args.group_by_modality_length:
+            return f"grouped by modality and length in steps of {self._share().step}"
+        return self.args.train_sampling_strategy
 
     def data_state(self) -> DataState:
         """Where the run stands in the order of samples, after the last whole step."""
@@ -101,7 +154,16 @@ class LLaVATrainer(Trainer):
         total = self.accelerator.gather(torch.tensor([gates], device=device)).sum()
         self._gates_in_step, self._micro_step = total.clamp(min=1), 0
         self._statistics.steps += 1
+        if num_items is not None:  # every process of a team has counted the same rows
+            num_items = num_items / self.model.team.size
         return batches, num_items
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """What the sum of losses of a step is divided by: its target tokens, or the sum of their weights."""
+        if not batch_samples or "loss_weights" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = sum(batch["loss_weights"].sum() for batch in batch_samples)
+        return self.accelerator.gather(total.to(device)).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Token loss over the tokens of the whole step, plus the gate's penalty over the gate frames of the
@@ -109,10 +171,13 @@ class LLaVATrainer(Trainer):
 
         Both are scaled by the number of processes, because their gradients are averaged over them.
         """
+        groups = inputs.pop("groups", None)
         if model.training:
             inputs = {**inputs, **self._noise_inputs()}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         self._statistics.add_loss("loss_tokens", loss)
+        if groups is not None and model.training:
+            self._statistics.add_groups(outputs.get("token_losses"), inputs, groups)
         if outputs.get("gate_penalty") is not None and model.training:
             scale = self.accelerator.num_processes / self._gates_in_step
             penalty = outputs["gate_penalty"] * scale
@@ -122,9 +187,13 @@ class LLaVATrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _noise_inputs(self) -> dict:
-        """The gate's noise is a function of seed, step, micro-step and rank: a resumed run draws the same."""
+        """The gate's noise is a function of seed, step, micro-step and rank: a resumed run draws the same.
+
+        A team draws the same too, because it has to cut the same.
+        """
         step, total = self.state.global_step, max(self.state.max_steps, 1)
-        seed = noise_seed(self.args.seed, step, self._micro_step, self.args.process_index)
+        data_rank = self.args.process_index // self.model.team.size
+        seed = noise_seed(self.args.seed, step, self._micro_step, data_rank)
         self._generator.manual_seed(seed)
         self._micro_step += 1
         return {"noise_weight": self.cubing.noise_weight(step / total), "noise_generator": self._generator}
@@ -153,6 +222,10 @@ class LLaVATrainer(Trainer):
             groups = param_groups(model, self.args.learning_rate, self.args.weight_decay, self.rates, PARTS)
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(groups, **kwargs)
+            self._groups = [
+                {key: value for key, value in group.items() if key != "params"}
+                for group in self.optimizer.param_groups
+            ]
         return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
@@ -179,6 +252,8 @@ class LLaVATrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         """Weights as the Trainer writes them; beside them all that a checkpoint needs to explain itself."""
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir)
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same in the open
         save_extras(self.model, folder, state_dict)

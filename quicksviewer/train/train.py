@@ -8,16 +8,19 @@ One process needs no launcher: python -m quicksviewer train --recipe tiny --stag
 
 import json
 import os
+import socket
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.train.args import Run, as_run, read_settings, resolved
 from quicksviewer.train.callbacks import CheckGradients, StopOnSignal
-from quicksviewer.train.checkpoint import newest_checkpoint, safe_save_model_for_hf_trainer
+from quicksviewer.train.checkpoint import ResumeError, newest_checkpoint, safe_save_model_for_hf_trainer
 from quicksviewer.train.llava_trainer import LLaVATrainer
 from quicksviewer.train.lora import add_lora
 from quicksviewer.train.stages import build_data, build_model, trainable_prefixes
@@ -31,23 +34,56 @@ INTERRUPTED = 130
 """Exit code of a run that was asked to stop (SIGINT, SIGTERM) and saved its state first."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 1 failed, 2 wrong usage or missing files, 130 stopped after a checkpoint."""
+def main(argv: list[str] | None = None, form_team: Callable[[Run, Any], None] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 wrong usage or missing files, 130 stopped after a checkpoint.
+
+    `form_team` is given the run and its model, before anything is trained (see train_hybrid.py).
+    """
     try:
         settings = read_settings(sys.argv[1:] if argv is None else argv)
+        if settings.values.deepspeed:
+            be_the_only_process()
         start_process_group(settings.values.use_cpu)
         run = as_run(settings)
+        if form_team is None:
+            refuse_team(run)
         seed_everything(run.training.seed)
         loaded = build_model(run)
+        if form_team is not None:
+            form_team(run, loaded.model)
     except ValueError as error:
-        if is_main():
-            print(f"error: {error}", file=sys.stderr)
-        close_process_group()
-        return 2
+        return _refused(error)
     try:
         return train(run, loaded)
+    except ResumeError as error:
+        return _refused(error)
     finally:
         close_process_group()
+
+
+def _refused(error: Exception) -> int:
+    if is_main():
+        print(f"error: {error}", file=sys.stderr)
+    close_process_group()
+    return 2
+
+
+def refuse_team(run: Run) -> None:
+    """ValueError when the run asks for sequence parallelism, which this entry does not turn on."""
+    asked = {name: size for name, size in run.training.sequence_parallel().items() if (size or 1) > 1}
+    if asked:
+        raise ValueError(f"sequence parallelism {asked} needs the entry -m quicksviewer.train.train_hybrid")
+
+
+def be_the_only_process() -> None:
+    """Without a launcher DeepSpeed would look for MPI: say that this process is a group of one."""
+    if "LOCAL_RANK" in os.environ:
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def start_process_group(use_cpu: bool) -> None:
@@ -85,6 +121,7 @@ def build_trainer(run: Run, loaded):
     rates = run.training.part_rates()
     cubing = replace(model.mm_config.cubing, **run.training.cubing())
     model.config.use_cache = False
+    model.linear_loss = run.training.linear_loss
     if run.model.lora_enable:
         model = add_lora(model, run.model, run.stage)
     data = build_data(run, loaded.processor)
@@ -96,7 +133,7 @@ def build_trainer(run: Run, loaded):
         cubing=cubing,
         rates=rates,
         resolved=resolved(run),
-        fingerprint=data["train_dataset"].mixture.fingerprint,
+        fingerprint=data["train_dataset"].fingerprint,
         **data,
     )
 
@@ -122,7 +159,7 @@ def write_record(run: Run, trainer) -> None:
 def resume_point(run: Run) -> str | None:
     """`--resume_from_checkpoint`: a folder, or `last` for the newest complete one of the output folder.
 
-    The first process looks, the others are told. ValueError for a folder that is not complete.
+    The first process looks, the others are told. ResumeError for a folder that is not complete.
     """
     asked = run.training.resume_from_checkpoint
     if asked is None:
@@ -133,7 +170,7 @@ def resume_point(run: Run) -> str | None:
             logger.warning("%s has no complete checkpoint; starting from step 0", run.training.output_dir)
         return found
     if fault := on_main(lambda: _fault(asked)):
-        raise ValueError(fault)
+        raise ResumeError(fault)
     return asked
 
 
