@@ -95,7 +95,7 @@ def errors(width: int, frames: int = 24) -> dict[str, dict[str, float]]:
 
 
 def memory(args: argparse.Namespace) -> dict[str, float]:
-    """Extra peak of each side in a child of its own, MiB, beside the gradient of the features if there is one."""
+    """Extra peak of each side in its own child, MiB; gradients of features are a result, not counted."""
     shape = ("--frames", args.frames, "--width", args.width, *(["--tower"] if args.tower else []))
     result = args.frames * PATCHES * args.width * 4 / 2**20 if args.tower else 0.0
     return {name: in_child(__file__, *shape, "--child", name)["mib"] - result for name in ("naive", "ours")}

@@ -30,7 +30,9 @@ def _check_choices(config, **choices) -> None:
 
 
 TowerKind = Literal["siglip", "clip"]
-CubingKind = Literal["momentum", "uniform"]
+CubingKind = Literal[
+    "momentum", "cumulative", "reinmax", "subset", "soft", "router", "uniform", "change_point", "optimal"
+]
 ResamplerKind = Literal["perceiver", "spatial_pool", "identity"]
 TimeUnit = Literal["seconds", "frames"]
 ThumbnailPooling = Literal["grid", "runs"]
@@ -110,7 +112,7 @@ class CubingConfig:
     """Where a video is cut into cubes, and into how many."""
 
     kind: CubingKind = "momentum"
-    """A learned gate on the momentum of the frames, or equal pieces."""
+    """Where cuts come from and what their gradient is (docs/cubing.md); `momentum` is the published way."""
     frames_per_cube: float = 5.0
     """Average number of frames that share a cube."""
     min_cube_frames: int = 1

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from quicksviewer.model.config import CubingConfig
+from quicksviewer.model.multimodal_cubing.choose import repair_lengths, top_k
+from quicksviewer.model.multimodal_cubing.subsets import Subsets
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,26 @@ class Cuts:
     """(sum N,) float32: 1 on the first frame of a cube, else 0; with the gradient of the gate."""
     gate_logits: Tensor | None
     """(G, 2) float32: stay, cut; of the frames 1..N-1 of all videos. None without a gate or such frames."""
+    share: Tensor | None = None
+    """(sum N, 3) float32: share of each frame in the cube before its own, in its own, in the one after. None:
+    0, 1, 0 without a gradient, which is always so at inference."""
+    confidence: Tensor | None = None
+    """(sum C,) float32: how much of a cube is its own, the rest being the cube before. None: all of it."""
+    ratio_loss: Tensor | None = None
+    """A penalty that takes the place of the logits' norms; summed over gated frames. None: the norms."""
 
     @classmethod
-    def from_mask(cls, mask_N: Tensor, cubes: list[int], gate_logits: Tensor | None = None) -> "Cuts":
+    def from_mask(cls, mask_N: Tensor, cubes: list[int], *rest) -> "Cuts":
         """Cuts before the frames where the mask is 1; `cubes` must say how many those are."""
         opens_N = (mask_N.detach() > 0.5).long()
         first_frame_C = opens_N.argsort(descending=True, stable=True)[: sum(cubes)]
-        return cls(opens_N.cumsum(0) - 1, first_frame_C, cubes, mask_N, gate_logits)
+        return cls(opens_N.cumsum(0) - 1, first_frame_C, cubes, mask_N, *(rest or [None]))
+
+    def penalty(self) -> Tensor | None:
+        """What the trainer adds to the loss, summed over gated frames; None without a gate."""
+        if self.ratio_loss is not None:
+            return self.ratio_loss
+        return None if self.gate_logits is None else self.gate_logits.norm(dim=-1).sum()
 
 
 def to_device(values: Sequence[int], device: torch.device) -> Tensor:
@@ -80,10 +95,42 @@ class GatedFrames:
         place_N = torch.arange(self.longest + 1, device=features_ND.device)
         return features_ND[self.starts_V[:, None] + torch.minimum(place_N, self.lengths_V[:, None] - 1)]
 
+    def mask(self, values_G: Tensor, num_frames: int) -> Tensor:
+        """Values of the gated frames among those of all, which are 1: (num_frames,)."""
+        return values_G.new_ones(num_frames).index_put((self.frame_G,), values_G)
+
+    def rows(self, values_G: Tensor, fill: float) -> Tensor:
+        """Values of the gated frames, a row for each video: (V, longest)."""
+        return values_G.new_full((len(self.starts_V), self.longest), fill).index_put(
+            (self.video_G, self.place_G), values_G
+        )
+
+    def total(self, values_G: Tensor) -> Tensor:
+        """Sum of the values of the gated frames of each video: (V,)."""
+        return values_G.new_zeros(len(self.starts_V)).index_add(0, self.video_G, values_G)
+
     def centre(self, values_G: Tensor) -> Tensor:
         """Values of the gated frames less their mean over the video: (G,)."""
-        total_V = values_G.new_zeros(len(self.starts_V)).index_add(0, self.video_G, values_G)
-        return values_G - (total_V / (self.lengths_V - 1))[self.video_G]
+        return values_G - (self.total(values_G) / (self.lengths_V - 1))[self.video_G]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One choice of cuts, over the gated frames of all videos."""
+
+    hard_G: Tensor
+    """1 where a cube opens, else 0."""
+    soft_G: Tensor
+    """What stands for it in the backward pass; its value does not matter."""
+    odds_G: Tensor
+    """Log odds of a cut, over the temperature."""
+    subsets: Subsets | None = None
+    """The distribution that it came from, where that is one over exactly k cuts."""
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """The value of one with the gradient of the other."""
+    return (hard - soft).detach() + soft
 
 
 class Cubing(nn.Module):
@@ -117,3 +164,16 @@ class Cubing(nn.Module):
         The noise (training only) is drawn from `generator`, which lives on the device of the frames.
         """
         raise NotImplementedError
+
+    def choose(self, score_G: Tensor, gated: GatedFrames, cuts: list[int]) -> Tensor:
+        """The best `cuts` gated frames of each video, within the limits of cube lengths: (G,) bool.
+
+        Log odds sort like probabilities, but do not tie where those round to 1.
+        """
+        cuts_V = to_device(cuts, score_G.device)
+        cut_VT = top_k(gated.rows(score_G, -torch.inf), cuts_V)
+        shortest, longest = self.config.min_cube_frames, self.config.max_cube_frames
+        if shortest > 1 or longest is not None:
+            limits = (shortest, longest or gated.longest + 1)
+            cut_VT = repair_lengths(cut_VT, gated.lengths_V, cuts_V + 1, max(cuts) + 1, limits)
+        return cut_VT[gated.video_G, gated.place_G]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quicksviewer.model.config import CubingConfig
-from quicksviewer.model.multimodal_cubing.base import Cubing, Cuts, GatedFrames, to_device
+from quicksviewer.model.multimodal_cubing.base import Cubing, Cuts, Draw, GatedFrames, straight_through
 
 NUM_ENERGIES, LOG_SQUARE = 3, 1
 """Numbers that say how strong a change is, and which of them is the logarithm of its mean square."""
@@ -62,47 +62,11 @@ def energies(padded_VND: Tensor) -> Tensor:
     return torch.stack([mean_size, mean_square, 1 - F.cosine_similarity(before, after, dim=-1)], dim=-1)
 
 
-def top_k(score_VT: Tensor, k_V: Tensor) -> Tensor:
-    """True on the k best of every row, with its own k; among equals the earlier wins. (V, T) bool."""
-    order_VT = score_VT.argsort(dim=1, descending=True, stable=True)
-    place_T = torch.arange(score_VT.shape[1], device=score_VT.device)
-    rank_VT = torch.empty_like(order_VT).scatter_(1, order_VT, place_T.expand_as(order_VT))
-    return rank_VT < k_V[:, None]
-
-
-def repair_lengths(
-    cut_VT: Tensor, frames_V: Tensor, cubes_V: Tensor, most: int, limits: tuple[int, int]
-) -> Tensor:
-    """Move cuts (frame t + 1 where column t is true) until all cubes keep limits (shortest, longest): (V, T).
-
-    Positions are first clamped to what is possible. Then position k becomes the maximum over j of position j
-    plus the least way from j to k: (k - j) x shortest forwards, -(j - k) x longest backwards. That is the
-    earliest choice at or after the given one that keeps both limits; cuts that keep them stay. `most` is the
-    largest number of cubes of a video. Needs shortest x cubes <= frames <= longest x cubes.
-    """
-    shortest, longest = limits
-    num_places = cut_VT.shape[1]
-    # cut k opens cube k: cut 0 is before frame 0, and the one after a row's last cube is its end
-    index_C = torch.arange(most + 1, device=cut_VT.device)
-    places_VT = torch.arange(1, num_places + 1, device=cut_VT.device).where(cut_VT, num_places + 1)
-    position_VC = F.pad(places_VT.sort(dim=1).values[:, : most - 1], (1, 1))
-    left_VC = cubes_V[:, None] - index_C
-    frames_V1 = frames_V[:, None]
-    lowest = torch.maximum(index_C * shortest, frames_V1 - left_VC * longest)
-    highest = torch.minimum(index_C * longest, frames_V1 - left_VC * shortest)
-    # beyond a row's own end the places go on in steps of `shortest`, which binds nothing before them
-    position_VC = torch.minimum(torch.maximum(position_VC, lowest), highest)
-    position_VC = torch.where(left_VC > 0, position_VC, frames_V1 - left_VC * shortest)
-    forwards = (position_VC - index_C * shortest).cummax(dim=1).values + index_C * shortest
-    backwards = (position_VC - index_C * longest).flip(1).cummax(dim=1).values.flip(1) + index_C * longest
-    position_VC = torch.maximum(forwards, backwards)
-    inner = (index_C > 0) & (left_VC > 0)
-    column = torch.where(inner, position_VC - 1, num_places)
-    return torch.zeros_like(F.pad(cut_VT, (0, 1))).scatter_(1, column, True)[:, :num_places]
-
-
 class MomentumCubing(Cubing):
-    """Gumbel top-K over a gate's logits; straight-through gradient."""
+    """Gumbel top-K over a gate's logits; straight-through gradient, through the thumbnail alone."""
+
+    reads_shares = False
+    """Whether training also takes gradients from what cubes say, by shares of frames in neighbours."""
 
     def __init__(self, config: CubingConfig, vision_width: int):
         super().__init__(config, vision_width)
@@ -137,22 +101,33 @@ class MomentumCubing(Cubing):
     ) -> Cuts:
         """See `Cubing.forward`. `gate_logits` are those without noise."""
         cubes = self.cubes_of(frames, is_video)
-        mask_N = torch.ones(sum(frames), device=pooled_ND.device)
         gated = GatedFrames.of(frames, is_video, pooled_ND.device)
         if gated is None:
-            return Cuts.from_mask(mask_N, cubes)
+            return Cuts.from_mask(torch.ones(sum(frames), device=pooled_ND.device), cubes)
         with torch.autocast(pooled_ND.device.type, enabled=False):
             logits_G2 = self.gate(gated.pad(pooled_ND.float()), gated)
-            noisy_G2 = logits_G2
-            if noise_weight > 0:
-                noise = torch.empty_like(logits_G2).exponential_(generator=generator)
-                noisy_G2 = logits_G2 - noise_weight * noise.clamp_min(torch.finfo(noise.dtype).tiny).log()
-            odds_G = (noisy_G2[:, 1] - noisy_G2[:, 0]) / self.config.tau
-            cuts = [k for k, n, v in zip(cubes, frames, is_video, strict=True) if v and n > 1]
-            hard_G = self.choose(odds_G.detach(), gated, cuts).float()
-            soft_G = odds_G.sigmoid()
-            mask_N = mask_N.index_put((gated.frame_G,), (hard_G - soft_G).detach() + soft_G)
-        return Cuts.from_mask(mask_N, cubes, logits_G2)
+            cuts_V = [k - 1 for k, n, v in zip(cubes, frames, is_video, strict=True) if v and n > 1]
+            draw = self.draw(logits_G2, gated, cuts_V, noise_weight, generator)
+            mask_N = gated.mask(straight_through(draw.hard_G, draw.soft_G), sum(frames))
+            share_N3 = self.shares(draw, gated, mask_N) if self.training and self.reads_shares else None
+        return Cuts.from_mask(mask_N, cubes, logits_G2, share_N3)
+
+    def draw(self, logits_G2, gated: GatedFrames, cuts: list[int], noise_weight: float, generator) -> Draw:
+        """Cuts of each video, as many as `cuts` says: those with the best noisy log odds."""
+        noisy_G2 = logits_G2
+        if noise_weight > 0:
+            noise = torch.empty_like(logits_G2).exponential_(generator=generator)
+            noisy_G2 = logits_G2 - noise_weight * noise.clamp_min(torch.finfo(noise.dtype).tiny).log()
+        odds_G = self.odds(noisy_G2)
+        return Draw(self.choose(odds_G.detach(), gated, cuts).float(), odds_G.sigmoid(), odds_G)
+
+    def odds(self, logits_G2: Tensor) -> Tensor:
+        """Log odds of a cut at the gate's temperature: (G,)."""
+        return (logits_G2[:, 1] - logits_G2[:, 0]) / self.config.tau
+
+    def shares(self, draw: Draw, gated: GatedFrames, mask_N: Tensor) -> Tensor | None:
+        """Shares of all frames in the cube before their own, in their own, in the next, with a gradient."""
+        return None
 
     def gate(self, padded_VND: Tensor, gated: GatedFrames) -> Tensor:
         """Logits of (stay, cut) of the gated frames: (G, 2).
@@ -169,18 +144,3 @@ class MomentumCubing(Cubing):
         logits_G2 = out_of(activation(into(hidden_GD + self.energy_fn(energy_G3))))
         line_G = self.energy_slope.float() / 2 * gated.centre(energy_G3[:, LOG_SQUARE])
         return logits_G2 + torch.stack([-line_G, line_G], dim=1)
-
-    def choose(self, odds_G: Tensor, gated: GatedFrames, cubes: list[int]) -> Tensor:
-        """Which gated frames open a cube, when each video has `cubes` of them: (G,) bool.
-
-        Log odds sort like probabilities, but do not tie where those round to 1.
-        """
-        odds_VT = odds_G.new_full((len(cubes), gated.longest), -torch.inf)
-        odds_VT = odds_VT.index_put((gated.video_G, gated.place_G), odds_G)
-        cubes_V = to_device(cubes, odds_G.device)
-        cut_VT = top_k(odds_VT, cubes_V - 1)
-        shortest, longest = self.config.min_cube_frames, self.config.max_cube_frames
-        if shortest > 1 or longest is not None:
-            limits = (shortest, longest or gated.longest + 1)
-            cut_VT = repair_lengths(cut_VT, gated.lengths_V, cubes_V, max(cubes), limits)
-        return cut_VT[gated.video_G, gated.place_G]

@@ -32,14 +32,25 @@ class Resampler(nn.Module):
         raise NotImplementedError
 
 
-def sum_by_cube(values_N: Tensor, cube_of_frame_N: Tensor, num_cubes: int) -> Tensor:
-    """Sum over the frames of each cube, in float32: (num_cubes, ...)."""
+def neighbours(cube_of_frame_N: Tensor, num_cubes: int, share_N3: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Shares of the frames in cubes, and those cubes: (N, J) each. Without shares J is 1."""
+    if share_N3 is None:
+        own_N1 = cube_of_frame_N[:, None]
+        return torch.ones_like(own_N1, dtype=torch.float32), own_N1
+    step_3 = torch.arange(-1, 2, device=share_N3.device)
+    return share_N3, (cube_of_frame_N[:, None] + step_3).clamp(0, num_cubes - 1)
+
+
+def mean_by_cube(
+    values_N: Tensor, cube_of_frame_N: Tensor, num_cubes: int, share_N3: Tensor | None = None
+) -> Tensor:
+    """Mean over the frames of each cube, weighted by their shares, in float32: (num_cubes, ...)."""
     total = values_N.new_zeros(num_cubes, *values_N.shape[1:], dtype=torch.float32)
-    return total.index_add(0, cube_of_frame_N, values_N.float())
-
-
-def mean_by_cube(values_N: Tensor, cube_of_frame_N: Tensor, num_cubes: int) -> Tensor:
-    """Mean over the frames of each cube, in float32: (num_cubes, ...)."""
-    frames_C = sum_by_cube(torch.ones_like(cube_of_frame_N), cube_of_frame_N, num_cubes)
-    total = sum_by_cube(values_N, cube_of_frame_N, num_cubes)
-    return total / frames_C.view(-1, *[1] * (total.ndim - 1))
+    weight_C = total.new_zeros(num_cubes)
+    tail = [1] * (values_N.ndim - 1)
+    for share_N, cube_N in zip(
+        *(t.unbind(1) for t in neighbours(cube_of_frame_N, num_cubes, share_N3)), strict=True
+    ):
+        total = total.index_add(0, cube_N, values_N.float() * share_N.view(-1, *tail))
+        weight_C = weight_C.index_add(0, cube_N, share_N)
+    return total / weight_C.view(-1, *tail)

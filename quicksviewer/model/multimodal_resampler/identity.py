@@ -13,6 +13,8 @@ class IdentityResampler(Resampler):
         super().__init__()
         self.num_tokens, self.out_width = num_patches, vision_width
 
-    def forward(self, tokens_NPD: Tensor, cube_of_frame_N: Tensor, num_cubes: int, times_N: Tensor) -> Tensor:
+    def forward(
+        self, tokens_NPD: Tensor, cube_of_frame_N: Tensor, num_cubes: int, times_N: Tensor, share_N3=None
+    ) -> Tensor:
         """See `Resampler.forward`."""
-        return mean_by_cube(tokens_NPD, cube_of_frame_N, num_cubes).to(tokens_NPD.dtype)
+        return mean_by_cube(tokens_NPD, cube_of_frame_N, num_cubes, share_N3).to(tokens_NPD.dtype)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quicksviewer.model.config import ResamplerConfig
-from quicksviewer.model.multimodal_resampler.base import Resampler
+from quicksviewer.model.multimodal_resampler.base import Resampler, neighbours
 from quicksviewer.model.multimodal_resampler.positions import axis_widths, sin_cos
 from quicksviewer.model.multimodal_resampler.reading import EPS, ReadCubes
 
@@ -152,12 +152,3 @@ class PerceiverResampler(Resampler):
             times_N,
         )
         return self.ln_post(read_CQD) @ self.proj
-
-
-def neighbours(cube_of_frame_N: Tensor, num_cubes: int, share_N3: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Shares of the frames in cubes, and those cubes: (N, J) each. Without shares J is 1."""
-    if share_N3 is None:
-        own_N1 = cube_of_frame_N[:, None]
-        return torch.ones_like(own_N1, dtype=torch.float32), own_N1
-    step_3 = torch.arange(-1, 2, device=share_N3.device)
-    return share_N3, (cube_of_frame_N[:, None] + step_3).clamp(0, num_cubes - 1)

@@ -19,9 +19,11 @@ class SpatialPoolResampler(Resampler):
         if self.side > self.grid:
             raise ValueError(f"cannot pool {num_patches} patches to {config.queries} tokens")
 
-    def forward(self, tokens_NPD: Tensor, cube_of_frame_N: Tensor, num_cubes: int, times_N: Tensor) -> Tensor:
+    def forward(
+        self, tokens_NPD: Tensor, cube_of_frame_N: Tensor, num_cubes: int, times_N: Tensor, share_N3=None
+    ) -> Tensor:
         """See `Resampler.forward`."""
-        mean_CPD = mean_by_cube(tokens_NPD, cube_of_frame_N, num_cubes)
+        mean_CPD = mean_by_cube(tokens_NPD, cube_of_frame_N, num_cubes, share_N3)
         grid_CDgg = mean_CPD.transpose(1, 2).unflatten(2, (self.grid, self.grid))
         pooled_CDss = F.adaptive_avg_pool2d(grid_CDgg, self.side)
         return pooled_CDss.flatten(2).transpose(1, 2).to(tokens_NPD.dtype)
