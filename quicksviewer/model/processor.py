@@ -5,6 +5,7 @@ layout.
 It is saved with every checkpoint.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,9 +20,9 @@ from quicksviewer.conversation import TEMPLATES, Turn, encode, render, stop_ids,
 from quicksviewer.model.config import TIME_CHARACTERS, MultimodalConfig
 from quicksviewer.model.layout import Layout
 from quicksviewer.utils.batching import batch_rows, join_media
-from quicksviewer.utils.data_util import load_image, open_video, read_video
+from quicksviewer.utils.data_util import VideoInfo, load_image, open_video, plan_frames, read_video
 from quicksviewer.utils.image import to_rgb
-from quicksviewer.utils.mm_utils import image_tiles, resize_frames
+from quicksviewer.utils.mm_utils import image_tiles, resize_frames, tile_grid
 from quicksviewer.utils.registry import lookup
 
 
@@ -131,24 +132,58 @@ class QuicksviewerProcessor(ProcessorMixin):
         pixels = torch.cat([resize_frames(np.asarray(picture)[None], self.size) for picture in pictures])
         return Medium(IMAGE_MARK, pixels, torch.zeros(len(pictures)))
 
-    def load_video(self, path, start: float | None = None, end: float | None = None, times=None) -> Medium:
+    def load_video(
+        self,
+        path,
+        start: float | None = None,
+        end: float | None = None,
+        times=None,
+        max_frames: int | None = None,
+    ) -> Medium:
         """Frames of a video file between start and end (seconds), sampled by this processor's frame plan.
 
-        `times`: seconds to choose from in place of the plan's grid, thinned out evenly to `max_frames`.
+        `times`: seconds to choose from in place of the plan's grid, thinned out evenly to `max_frames` (if
+        not given, that of the media settings).
         """
-        config = self.media_config
+        config, most = self.media_config, max_frames or self.media_config.max_frames
         if times is None:
-            frames, plan = read_video(path, config.fps, config.max_frames, start, end, config.decoder)
+            frames, plan = read_video(path, config.fps, most, start, end, config.decoder)
             times = plan.times
         else:
-            times = _thinned(path, times, start, end, config.max_frames)
+            times = _thinned(path, times, start, end, most)
             with open_video(path, config.decoder) as reader:
                 frames = reader.frames_at(times)
         pixels = resize_frames(frames, self.size)
         return Medium(VIDEO_MARK, pixels, torch.tensor(times, dtype=torch.float32))
 
-    def load(self, mark: str, source, start=None, end=None, times=None) -> Medium:
-        return self.load_video(source, start, end, times) if mark == VIDEO_MARK else self.load_image(source)
+    def load(self, mark: str, source, start=None, end=None, times=None, max_frames=None) -> Medium:
+        if mark == VIDEO_MARK:
+            return self.load_video(source, start, end, times, max_frames)
+        return self.load_image(source)
+
+    # What will be loaded, without decoding it
+
+    def count_frames(self, info: VideoInfo, start=None, end=None, times=None) -> int:
+        """Frames that `load_video` takes of a video when nothing bounds their number."""
+        if times is not None:
+            return len(_thinned(info.path, times, start, end, len(times)))
+        return len(plan_frames(info, self.media_config.fps, sys.maxsize, start, end).times)
+
+    def count_pictures(self, width: int, height: int) -> int:
+        """Pictures that `load_image` makes of an image: the whole and its tiles."""
+        rows, cols = tile_grid(width, height, self.size, self.media_config.max_tiles)
+        return 1 + rows * cols
+
+    def text_length(self, turns: Sequence[Turn]) -> int:
+        """Tokens of a conversation but for those of its media."""
+        ids, _ = encode(self.tokenizer, render(self.conversation, list(turns)))
+        marks = set(self.tokenizer.convert_tokens_to_ids(list(MARKS)))
+        return sum(token not in marks for token in ids)
+
+    def medium_length(self, mark: str, pictures: int) -> int:
+        """Tokens of a medium of so many frames (a video) or pictures (an image)."""
+        ids = self.layout.video_ids if mark == VIDEO_MARK else self.layout.image_ids
+        return len(ids(pictures))
 
     def encode_turns(
         self, turns: Sequence[Turn], media: Sequence[Medium] = (), generation: bool = False

@@ -8,11 +8,12 @@ import difflib
 import json
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import transformers
 from transformers import HfArgumentParser
 
+from quicksviewer.data.packing import SIZES, Caps
 from quicksviewer.train.stages import STAGES, check_paths
 from quicksviewer.utils.config import load_mapping
 from quicksviewer.utils.recipes import recipe_path
@@ -40,7 +41,9 @@ class ModelArguments:
     attn_implementation: str | None = flag(
         None, "sdpa (default), eager, or flash_attention_2 where installed."
     )
-    mm_cubing: str | None = flag(None, "Cubing of a fresh model: momentum or uniform.")
+    mm_cubing: str | None = flag(
+        None, "Cubing of a fresh model, a kind of CubingConfig: momentum, uniform ..."
+    )
     frames_per_cube: float | None = flag(None, "Average frames of a cube, of a fresh model.")
     mm_resampler_type: str | None = flag(
         None, "Resampler of a fresh model: perceiver, spatial_pool, identity."
@@ -117,6 +120,19 @@ class TrainingArguments(transformers.TrainingArguments):
     noise_end: float | None = flag(None, "Weight of the gate's noise at the end of its schedule.")
     noise_share: float | None = flag(None, "Share of the steps over which the noise is lowered.")
     cubing_aux_weight: float | None = flag(None, "Weight of the gate's norm in the loss.")
+    seq_parallel_size: int = flag(-1, "Ranks that share a sequence, in train_hybrid; -1: all of them.")
+    seq_parallel_ring_size: int = flag(-1, "Of these, ranks of a ring; -1: as few as the heads allow.")
+    seq_parallel_ring_type: Literal["ring_varlen", "zigzag_ring_varlen"] = flag(
+        "zigzag_ring_varlen", "How a row is cut for the ring: one span for each rank, or two far apart."
+    )
+    group_by_modality_length: bool = flag(False, "Steps of one modality and of about one length each.")
+    pack: bool = flag(False, "Several samples share a row; attention stays within each (train_repack).")
+    pack_max_tokens: int | None = flag(None, "Most tokens of a pack (default: model_max_length).")
+    pack_max_frames: int | None = flag(None, "Most frames of a pack (default: any number).")
+    pack_max_squares: int | None = flag(None, "Most squared tokens, summed over the samples of a pack.")
+    lengths_cache: str | None = flag(None, "Folder that keeps measured sizes (default: in output_dir).")
+    loss_weighting: str = flag("token", "Samples count by their tokens (token), alike (sample), square_root.")
+    linear_loss: bool = flag(True, "Compute the loss without the logits of all tokens.")
     remove_unused_columns: bool = flag(False, "Must stay false: samples are made by our own dataset.")
 
     PART_RATES = {
@@ -135,6 +151,32 @@ class TrainingArguments(transformers.TrainingArguments):
             aux_weight=self.cubing_aux_weight,
         )
         return {name: value for name, value in given.items() if value is not None}
+
+    def sequence_parallel(self) -> dict[str, int | None]:
+        """Size of a team and of its ring, None where they were not given. ValueError for what is no size."""
+        names = {"sequence": "seq_parallel_size", "ring": "seq_parallel_ring_size"}
+        given = {size: getattr(self, name) for size, name in names.items()}
+        for size, value in given.items():
+            if value == 0 or value < -1:
+                raise ValueError(f"--{names[size]} must be at least 1, or -1 for a choice, got {value}")
+        return {size: None if value == -1 else value for size, value in given.items()}
+
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether rows have to be measured before the first step."""
+        return self.pack or self.group_by_modality_length
+
+    def pack_caps(self) -> Caps | None:
+        """What a pack may hold, or None for one sample a row. ValueError for flags that contradict each
+        other."""
+        given = {name: getattr(self, f"pack_max_{name}") for name in SIZES}
+        if not self.pack:
+            if set_ := [f"--pack_max_{name}" for name, value in given.items() if value is not None]:
+                raise ValueError(f"{', '.join(set_)} need --pack True")
+            return None
+        if self.group_by_modality_length:
+            raise ValueError("packs are alike already: give --pack or --group_by_modality_length, not both")
+        return Caps(**given | {"tokens": given["tokens"] or self.model_max_length})
 
     def part_rates(self) -> dict[str, float]:
         """Part of the model -> its own learning rate, where one was given."""

@@ -1,14 +1,17 @@
 """What each stage trains, as data, and how the model and the data of a run are built."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from quicksviewer.data.dataset import BadSamplePolicy, make_supervised_data_module
+from quicksviewer.data.lengths import size_table
 from quicksviewer.data.mixture import parse_mixture
 from quicksviewer.model.builder import is_ours, load_pretrained_model, new_model
 from quicksviewer.model.llava_arch import PARTS
+from quicksviewer.utils.dist import barrier
 
 STAGES = {
     "stage1": ("special_tokens", "projector", "resampler", "cubing"),
@@ -113,4 +116,20 @@ def build_data(run, processor) -> dict:
         run.data.data_registry,
         BadSamplePolicy(replace=not run.data.stop_at_bad_sample, max_share=run.data.max_bad_share),
         Path(run.training.output_dir) / "quarantine.jsonl",
+        run.training.loss_weighting,
+        run.training.pack_caps(),
+        measure_once(run, processor) if run.training.needs_sizes else None,
     )
+
+
+def measure_once(run, processor):
+    """How the rows of a run are measured: on the first process of a node, for all of them."""
+    folder = run.training.lengths_cache or Path(run.training.output_dir) / "lengths"
+
+    def measure(mixture, caps):
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            size_table(mixture, processor, caps, folder)
+        barrier()
+        return size_table(mixture, processor, caps, folder)
+
+    return measure

@@ -3,7 +3,9 @@ ranks."""
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
+from quicksviewer.data.collator import sample_numbers, targets_of
 from quicksviewer.model.multimodal_cubing.base import Cuts
 
 SUMS = ("loss_tokens", "loss_gate", "cubes", "frames", "single", "longest")
@@ -19,7 +21,7 @@ class Statistics:
         self.clear()
 
     def clear(self) -> None:
-        self.steps = 0
+        self.steps, self.groups = 0, {}
         self.sums = {name: torch.zeros((), device=self.device) for name in SUMS}
 
     def add_loss(self, name: str, loss) -> None:
@@ -35,6 +37,37 @@ class Statistics:
         self.sums["single"] += (lengths == 1).sum()
         self.sums["longest"] = torch.maximum(self.sums["longest"], lengths.max().float())
 
+    def add_groups(self, losses_BT, batch: dict, groups: list[tuple[str, ...]]) -> None:
+        """Losses of the samples of a batch, added under the names of each (source, modality). Left out where
+        this process has not the losses of whole samples: in a team, or without the linear loss."""
+        labels_BT = batch["labels"]
+        if losses_BT is None or losses_BT.shape != labels_BT.shape:
+            return
+        learned_BT = targets_of(labels_BT)
+        number_BT = sample_numbers(labels_BT, batch.get("segment_ids"))
+        pairs = torch.stack([F.pad(losses_BT[:, :-1], (1, 0)).flatten(), learned_BT.flatten().float()], dim=1)
+        sums = torch.zeros(len(groups), 2, device=pairs.device).index_add(0, number_BT.flatten(), pairs)
+        names = sorted({name for group in groups for name in group})
+        member = torch.tensor([[float(name in group) for group in groups] for name in names]).to(sums.device)
+        for name, pair in zip(names, member @ sums, strict=True):
+            self.groups[name] = self.groups.get(name, 0) + pair
+
+    def _report_groups(self) -> dict[str, float]:
+        """Mean loss of a target token under every name that any rank has seen."""
+        names = sorted(self.groups)
+        if dist.is_initialized():
+            told = [None] * dist.get_world_size()
+            dist.all_gather_object(told, names)
+            names = sorted(set().union(*told))
+        if not names:
+            return {}
+        none = torch.zeros(2, device=self.device)
+        pairs = torch.stack([self.groups.get(name, none) for name in names])
+        if dist.is_initialized():
+            dist.all_reduce(pairs)
+        pairs = zip(names, pairs.tolist(), strict=True)
+        return {f"loss/{name}": loss / count for name, (loss, count) in pairs if count}
+
     def report(self) -> dict[str, float]:
         """The log entries since the last report, over all ranks; starts anew. Every rank must call it."""
         longest, steps = self.sums.pop("longest"), max(self.steps, 1)
@@ -49,5 +82,6 @@ class Statistics:
         if cubes:
             logs |= {"frames_per_cube": frames / cubes, "share_of_one_frame_cubes": single / cubes}
             logs["longest_cube"] = float(longest)
+        logs |= self._report_groups()
         self.clear()
         return logs

@@ -11,6 +11,9 @@ from quicksviewer.utils.media import HEAD_BYTES, IMAGE_KINDS, MediaError, MediaL
 BYTES_NAME = "<bytes>"
 """Stands for the path in errors about a picture that came as bytes."""
 
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+"""EXIF's tag for how a picture is turned, and its values that swap width and height."""
+
 
 def load_image(source: str | os.PathLike | bytes, limits: MediaLimits | None = None) -> Image.Image:
     """A picture as RGB, turned as its EXIF data say, transparency laid over white, of a GIF the first frame.
@@ -33,6 +36,19 @@ def load_image(source: str | os.PathLike | bytes, limits: MediaLimits | None = N
     # Damaged pictures make PIL's plugins fail in all these ways.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
         raise MediaError(name, f"damaged {kind}: {error}") from error
+
+
+def image_size(path: str | os.PathLike, limits: MediaLimits | None = None) -> tuple[int, int]:
+    """Width and height of a picture as `load_image` gives it, from its head alone. Raises MediaError."""
+    limits = limits or MediaLimits()
+    kind = check_file(path, IMAGE_KINDS, limits)
+    try:
+        with Image.open(path, formats=[kind]) as image:
+            limits.check_pixels(os.fspath(path), *image.size)
+            turned = image.getexif().get(ORIENTATION, 1) in TURNED
+            return image.size[::-1] if turned else image.size
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        raise MediaError(os.fspath(path), f"damaged {kind}: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
