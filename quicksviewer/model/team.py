@@ -30,14 +30,15 @@ def own_slice(counts: Sequence[int], rank: int) -> slice:
 class TextShard:
     """What a process runs the language model on, out of rows that all processes of its team hold.
 
-    ids, position_ids (B, T of the shard); targets, weights of the same shape or None: labels of the next
-    tokens and what they weigh; num_targets: of the whole batch, or their weight; order, send, receive: which
-    of the process's visual tokens go where, and how many come back for this shard's slots; attention: keyword
-    arguments that the attention asks for.
+    ids, position_ids: (B, T of the shard); targets, weights: of the same shape or None, labels of the next
+    tokens and what they weigh; places: (T of the shard,) those of its tokens in the rows; num_targets: of the
+    whole batch, or their weight; order, send, receive: which of the process's visual tokens go where, and how
+    many come back for this shard's slots; attention: keyword arguments that the attention asks for.
     """
 
     ids: Tensor
     position_ids: Tensor
+    places: Tensor
     targets: Tensor | None
     weights: Tensor | None
     num_targets: Tensor | None

@@ -183,7 +183,8 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         return given if given is not None and is_exact else positions(segment_ids_BT)
 
     def _forward_shard(self, input_ids, encoded, segment_ids, text: dict, loss_weights=None, **kwargs):
-        """This process's shard of the batch. The mean of the losses of a team is that of the whole batch."""
+        """This process's shard of the batch. The mean of the losses of a team, also of single tokens, is that
+        of the whole batch."""
         ids, mask = input_ids, text["attention_mask"]
         if encoded is not None:
             ids, mask = self.write_times(ids, mask, encoded)
@@ -202,7 +203,12 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             kwargs = {**kwargs, "num_items_in_batch": shard.num_targets / self.team.size}
         targets = {"labels": shard.targets, "shift_labels": shard.targets, "shift_weights": shard.weights}
         kwargs = {**kwargs, **targets, **shard.attention, "use_cache": False}
-        return self._language_model(inputs_embeds=embeds, position_ids=shard.position_ids, **kwargs)
+        out = self._language_model(inputs_embeds=embeds, position_ids=shard.position_ids, **kwargs)
+        if out.get("token_losses") is not None:
+            whole = torch.zeros(len(ids), shard.places.numel() * self.team.size, device=ids.device)
+            whole[:, shard.places] = out.token_losses * self.team.size
+            out.token_losses = whole[:, : ids.shape[1]]
+        return out
 
     def _embed_shard(self, shard, encoded: EncodedMedia | None):
         """Embeddings of a shard: (B, T of the shard, D). Visual tokens travel to where their slots are."""

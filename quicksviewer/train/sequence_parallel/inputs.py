@@ -41,6 +41,7 @@ def cut(
     return TextShard(
         ids=shard["input_ids"],
         position_ids=shard["position_ids"],
+        places=places,
         targets=shard.get("targets"),
         weights=shard.get("weights"),
         num_targets=_weight(rows.get("targets"), rows.get("weights")),

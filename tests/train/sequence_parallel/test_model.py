@@ -81,7 +81,8 @@ def loss_and_gradients(model, batch: dict) -> tuple[torch.Tensor, dict[str, torc
     out = model(**batch, **noise, use_cache=False)
     loss = out.loss if out.gate_penalty is None else out.loss + 0.01 * out.gate_penalty
     loss.backward()
-    return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    return loss.detach(), {**gradients, "token losses": out.token_losses}
 
 
 def differences(ours: dict, wanted: dict) -> tuple[float, float]:
