@@ -1,6 +1,6 @@
 """A language model on a team against one process: exactness, bytes on the wire, and the time of a step.
 
-    python benchmarks/sequence_parallel.py [--tokens 2048] [--repeats 12]
+    python benchmarks/sequence_parallel.py [--tokens 2048] [--repeats 8]
 
 On 2 and 4 gloo ranks: our Ulysses, ring and zigzag ring, and DeepSpeed's UlyssesSPAttentionHF on the same
 model and batch. Loss and gradients are held against one process first; `yardstick` is how far the gradients
@@ -195,7 +195,7 @@ def on_rank(rank: int, world: int, tokens: int, repeats: int, folder: str) -> No
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=8)
     args = parser.parse_args()
     os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29711"}
     result = {}

@@ -90,7 +90,7 @@ def check(logs: list[dict], single: list[dict]) -> None:
     assert any("frames_per_cube" in entry for entry in logs)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2, 3])
 def test_a_team_of_two_follows_the_single_process(recipe, single, tmp_path, zero):
     flags = ["--per_device_train_batch_size", "2", *(deepspeed(tmp_path, zero) if zero else [])]
     check(run(recipe, tmp_path / "out", "train_hybrid", 2, *flags), single)
