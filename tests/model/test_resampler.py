@@ -70,6 +70,66 @@ def test_ragged_attention_equals_the_loop():
         )
 
 
+def test_shares_are_a_bias_of_attention():
+    """A frame's keys stand in its own cube and in its neighbours', with log(share) added to their scores."""
+    resampler, weight = make(), torch.randn(5, 4, 64)
+    share = torch.rand(11, 3, generator=torch.Generator().manual_seed(3)) + 0.05
+    share[:3, 0], share[7:, 2] = 0.0, 0.0  # no cube before the first, none after the last
+    inputs = [tokens().requires_grad_(), share.clone().requires_grad_()]
+    (resampler(inputs[0], CUBE_OF_FRAME, 5, TIMES, inputs[1]) * weight).sum().backward()
+    ours = [x.grad.clone() for x in inputs] + [p.grad.clone() for p in resampler.parameters()]
+
+    resampler.zero_grad()
+    x, bias = tokens().requires_grad_(), share.clone().requires_grad_()
+    kv = F.layer_norm(
+        resampler.kv_proj(x), (64,), resampler.ln_kv.weight, resampler.ln_kv.bias, 1e-6
+    ).flatten(0, 1)
+    widths, axis = axis_widths(64), sin_cos(torch.arange(4), axis_widths(64)[1])
+    row, column = (t.flatten(0, 1) for t in (axis[:, None].expand(4, 4, -1), axis[None].expand(4, 4, -1)))
+    plane = torch.cat([row, column], dim=1).repeat(11, 1)
+    key = kv + torch.cat([sin_cos(TIMES, widths[0]).repeat_interleave(16, dim=0), plane], dim=1)
+    step = torch.arange(5)[:, None] - CUBE_OF_FRAME + 1
+    near = (step >= 0) & (step <= 2)
+    log_CN = bias[torch.arange(11), step.clamp(0, 2)].log().masked_fill(~near, -torch.inf)
+    query, keys, values = (
+        t.unflatten(1, (2, 32)).transpose(0, 1)
+        for t in (
+            F.linear(part, w, b)
+            for part, w, b in zip(
+                (resampler.ln_q(resampler.query), key, kv),
+                resampler.attn.in_proj_weight.chunk(3),
+                resampler.attn.in_proj_bias.chunk(3),
+                strict=True,
+            )
+        )
+    )
+    mask = log_CN.repeat_interleave(16, dim=1)[:, None, None]
+    read = F.scaled_dot_product_attention(query[None].expand(5, -1, -1, -1), keys[None], values[None], mask)
+    out = resampler.ln_post(resampler.attn.out_proj(read.transpose(1, 2).flatten(2))) @ resampler.proj
+    (out * weight).sum().backward()
+    theirs = [x.grad, bias.grad.nan_to_num(), *(p.grad for p in resampler.parameters())]
+    has = share > 0
+    ours[1], theirs[1] = ours[1][has], theirs[1][has]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=3e-4, rtol=1e-3)
+
+
+def test_the_derivative_of_no_share_is_that_of_a_small_one():
+    resampler, weight = make(), torch.randn(5, 4, 64)
+    with torch.no_grad():
+        resampler.attn.in_proj_weight[64:128] *= 0.1  # keys: scores near each other
+    hard = torch.tensor([0.0, 1.0, 0.0]).repeat(11, 1).requires_grad_()
+    (resampler(tokens(), CUBE_OF_FRAME, 5, TIMES, hard) * weight).sum().backward()
+    more = hard.detach().clone()
+    more[4, 2] += 1e-3  # frame 4 in the cube after its own
+    with torch.no_grad():
+        values = [
+            (resampler(tokens(), CUBE_OF_FRAME, 5, TIMES, share) * weight).double().sum()
+            for share in (hard, more)
+        ]
+    assert float(hard.grad[4, 2]) == pytest.approx(float(values[1] - values[0]) / 1e-3, rel=0.05)
+
+
 def test_chunks_change_nothing(monkeypatch):
     resampler, count = make(), 23
     cube = torch.arange(count) // 5

@@ -27,7 +27,8 @@ class Cuts:
     cubes: list[int]
     """Cubes of each medium."""
     mask: Tensor
-    """(sum N,) float32: 1 on the first frame of a cube, else 0; with the gradient of the gate."""
+    """(sum N,) float32: 1 on the first frame of a cube, else 0; with the gradient of the gate. Weights of the
+    thumbnail: `soft` has the probability of a cut there, in training."""
     gate_logits: Tensor | None
     """(G, 2) float32: stay, cut; of the frames 1..N-1 of all videos. None without a gate or such frames."""
     share: Tensor | None = None
@@ -39,9 +40,12 @@ class Cuts:
     """A penalty that takes the place of the logits' norms; summed over gated frames. None: the norms."""
 
     @classmethod
-    def from_mask(cls, mask_N: Tensor, cubes: list[int], *rest) -> "Cuts":
-        """Cuts before the frames where the mask is 1; `cubes` must say how many those are."""
-        opens_N = (mask_N.detach() > 0.5).long()
+    def from_mask(cls, mask_N: Tensor, cubes: list[int], *rest, opens_N: Tensor | None = None) -> "Cuts":
+        """Cuts before the frames where the mask is 1; `cubes` must say how many those are.
+
+        `opens_N` says where cuts are, for a mask that holds something else.
+        """
+        opens_N = ((mask_N.detach() if opens_N is None else opens_N) > 0.5).long()
         first_frame_C = opens_N.argsort(descending=True, stable=True)[: sum(cubes)]
         return cls(opens_N.cumsum(0) - 1, first_frame_C, cubes, mask_N, *(rest or [None]))
 

@@ -83,7 +83,23 @@ class SubsetCubing(MomentumCubing):
 
 
 class SoftCubing(SubsetCubing):
-    """As `subset`, but in training cubes are read with the probabilities themselves, without hard cuts."""
+    """As `subset`, but training reads cubes and thumbnail with the probabilities themselves, without noise.
+
+    A frame's own cube is then the rounded mean of its cube's number. Inference is hard, as everywhere.
+    """
+
+    def draw(self, logits_G2, gated: GatedFrames, cuts: list[int], noise_weight: float, generator) -> Draw:
+        drawn = super().draw(logits_G2, gated, cuts, 0.0, generator)
+        if not self.training:
+            return drawn
+        number_VT = gated.rows(drawn.soft_G.detach(), 0.0).double().cumsum(dim=1).round()
+        opens_VT = number_VT.diff(dim=1, prepend=torch.zeros_like(number_VT[:, :1])).clamp_max(1.0)
+        score_G = opens_VT[gated.video_G, gated.place_G] * 4.0 + drawn.odds_G.detach().tanh()
+        hard_G = self.choose(score_G.float(), gated, cuts).float()
+        return Draw(hard_G, drawn.soft_G, drawn.odds_G, drawn.subsets)
+
+    def weights(self, draw: Draw) -> Tensor:
+        return draw.soft_G if self.training else super().weights(draw)
 
     def shares(self, draw: Draw, gated: GatedFrames, mask_N: Tensor) -> Tensor:
         return membership(draw, gated, mask_N).clamp_min(LEAST_SHARE)

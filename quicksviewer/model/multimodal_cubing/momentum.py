@@ -108,9 +108,10 @@ class MomentumCubing(Cubing):
             logits_G2 = self.gate(gated.pad(pooled_ND.float()), gated)
             cuts_V = [k - 1 for k, n, v in zip(cubes, frames, is_video, strict=True) if v and n > 1]
             draw = self.draw(logits_G2, gated, cuts_V, noise_weight, generator)
-            mask_N = gated.mask(straight_through(draw.hard_G, draw.soft_G), sum(frames))
+            mask_N = gated.mask(self.weights(draw), sum(frames))
             share_N3 = self.shares(draw, gated, mask_N) if self.training and self.reads_shares else None
-        return Cuts.from_mask(mask_N, cubes, logits_G2, share_N3)
+            opens_N = gated.mask(draw.hard_G, sum(frames))
+        return Cuts.from_mask(mask_N, cubes, logits_G2, share_N3, opens_N=opens_N)
 
     def draw(self, logits_G2, gated: GatedFrames, cuts: list[int], noise_weight: float, generator) -> Draw:
         """Cuts of each video, as many as `cuts` says: those with the best noisy log odds."""
@@ -124,6 +125,10 @@ class MomentumCubing(Cubing):
     def odds(self, logits_G2: Tensor) -> Tensor:
         """Log odds of a cut at the gate's temperature: (G,)."""
         return (logits_G2[:, 1] - logits_G2[:, 0]) / self.config.tau
+
+    def weights(self, draw: Draw) -> Tensor:
+        """Weights of the gated frames in the thumbnail: (G,)."""
+        return straight_through(draw.hard_G, draw.soft_G)
 
     def shares(self, draw: Draw, gated: GatedFrames, mask_N: Tensor) -> Tensor | None:
         """Shares of all frames in the cube before their own, in their own, in the next, with a gradient."""
