@@ -23,6 +23,7 @@ from quicksviewer.model.layout import Layout
 from quicksviewer.model.multimodal_cubing.base import Cuts, to_device
 from quicksviewer.model.multimodal_cubing.builder import build_cubing
 from quicksviewer.model.multimodal_cubing.pool import Thumbnail, pool_frames
+from quicksviewer.model.multimodal_cubing.router import smooth_cubes
 from quicksviewer.model.multimodal_encoder.builder import build_tower
 from quicksviewer.model.multimodal_projector.builder import build_projector
 from quicksviewer.model.multimodal_resampler.builder import build_resampler
@@ -173,7 +174,14 @@ class LlavaMetaForCausalLM:
         if not part.num_cubes:  # every process calls every module
             tokens_NPD = torch.cat([tokens_NPD, tokens_NPD.new_zeros(1, *tokens_NPD.shape[1:])])
             clock_N, cube_N = clock_N.new_zeros(1), cube_N.new_zeros(1)
-        cubes_CQD = self.vision_resampler(tokens_NPD, cube_N, max(part.num_cubes, 1), clock_N)
+        if self.team.size > 1 and (cuts.share is not None or cuts.confidence is not None):
+            raise ValueError(
+                f"cubing {self.mm_config.cubing.kind!r} mixes neighbouring cubes, which lie on different "
+                "processes of sequence parallelism; use momentum or uniform, or no sequence parallelism"
+            )
+        cubes_CQD = self.vision_resampler(tokens_NPD, cube_N, max(part.num_cubes, 1), clock_N, cuts.share)
+        if cuts.confidence is not None:
+            cubes_CQD = smooth_cubes(cubes_CQD, cuts.confidence)
         return self.mm_projector(cubes_CQD)[: part.num_cubes]
 
     def _thumbnails(self, tokens_NPD: Tensor, cuts: Cuts, media: Media, held: list[int]) -> list[Tensor]:
@@ -265,8 +273,7 @@ class LlavaMetaForCausalLM:
         counts = [len(units) * units_UQD.shape[1] for units in dealt]
         logits = cuts.gate_logits
         if real == len(media.frames):
-            penalty = None if logits is None else logits.norm(dim=-1).sum()
-            return EncodedMedia(visual_MD, times, keep, cuts, None, penalty, counts)
+            return EncodedMedia(visual_MD, times, keep, cuts, None, cuts.penalty(), counts)
         penalty = None if logits is None else logits.sum() * 0.0
         ballast = units_UQD.float().sum() * 0.0
         return EncodedMedia(visual_MD, times[:0], keep[:0], None, ballast, penalty, counts)
