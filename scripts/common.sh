@@ -31,9 +31,9 @@ launch() {
     cluster=(--nnodes "$nodes" --node_rank "${NODE_RANK:-${SLURM_NODEID:-0}}" --master_addr "$host")
     cluster+=(--master_port "${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-9500} % 20000))}") # one per job
   fi
-  cluster+=(--nproc_per_node "${NPROC_PER_NODE:-$((GPUS ? GPUS : 1))}")
-  cmd=(python -m torch.distributed.run "${cluster[@]}" -m quicksviewer.train.train)
-  cmd+=(--recipe "${RECIPE:-7b}" --stage "$1" "${@:2}")
+  cluster+=(--nproc_per_node "${NPROC_PER_NODE:-$((GPUS ? GPUS : 1))}" ${MAX_RESTARTS:+--max_restarts "$MAX_RESTARTS"})
+  cmd=(python -m torch.distributed.run "${cluster[@]}" -m "${ENTRY:-quicksviewer.train.train}")
+  cmd+=(--recipe "${RECIPE:-7b}" --stage "$1" ${MAX_RESTARTS:+--resume_from_checkpoint last} "${@:2}")
   if [[ -n ${DRY_RUN:-} ]]; then printf '%q ' "${cmd[@]}" && echo && exit; fi
   python -m quicksviewer.train.prepare --recipe "${RECIPE:-7b}" --stage "$1" "${@:2}"
   exec "${cmd[@]}"

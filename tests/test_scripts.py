@@ -182,8 +182,9 @@ def set_up(tmp_path):
     """Run a copy of setup.sh beside an invented environment, whose pip only notes what it was asked."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "setup.sh", tmp_path / "scripts")
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "configs").mkdir()
+    for name in ("pyproject.toml", "constraints.txt", "configs/assets.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
     bin_folder = tmp_path / ".venv" / "bin"
     bin_folder.mkdir(parents=True)
     note = f'echo "$*" >>"{tmp_path}/asked"'
@@ -206,12 +207,13 @@ def test_set_up_takes_the_pinned_torch_first_and_does_nothing_twice(set_up, tmp_
     assert torch.endswith("-c constraints.txt torch==2.13.0")
     assert package.endswith("-c constraints.txt -e .[test]")
     assert set_up() == set_up("test") == []
-    assert set_up("test", "small")[1].endswith("-e .[test,small]")
+    package, files = set_up("test", "small")[1:]
+    assert package.endswith("-e .[test,small]") and files.endswith("--no-deps -r configs/assets.txt")
     assert set_up("test") == set_up("test", "small") == []
     with (tmp_path / "constraints.txt").open("a") as file:
         file.write("rich==14.0.0\n")
     assert len(set_up("test")) == 2
-    assert len(set_up("test", "small")) == 2
+    assert len(set_up("test", "small")) == 3
 
 
 def test_set_up_refuses_an_old_python(tmp_path):
