@@ -22,6 +22,8 @@ UNLIMITED = (2**20, 2**40, 2**62)
 """Stand for a cap that is not set; products of a tokens cap and a frames cap stay within 64 bits."""
 LEVEL = 1.02
 """Caps beside that of tokens are lowered to so many times the mean of a pack."""
+BANDS = (0.25, 0.5, 1.0)
+"""Limits between shelves: frames for their tokens, both in shares of the caps."""
 LOOK = 24
 """How many samples of a shelf are tried, from the largest that could fit downwards."""
 
@@ -239,20 +241,28 @@ class _Shelf:
 
 
 class _Filler:
-    """Fills packs one after the other from three shelves: samples without frames and with few frames for
-    their tokens (by tokens), samples with many (by frames).
+    """Fills packs one after the other from shelves of samples with like frames for their tokens.
 
-    As long as a pack has more room for frames than for tokens, in shares of its caps, it takes from the last
-    shelf, so that both fill up together; samples without frames close the gaps. A pack whose tokens are to
-    be filled without too many squares takes samples no longer than squares / tokens of its room.
+    As long as a pack has more room for frames than for tokens, in shares of its caps, it takes from the shelf
+    with the most frames; else from the one with the most that are still fewer than its room has, so that both
+    fill up together. Samples without frames close the gaps. A pack whose tokens are to be filled without too
+    many squares takes samples no longer than squares / tokens of its room.
     """
 
     def __init__(self, sizes_NK: np.ndarray, caps_K: np.ndarray):
         self.sizes, self.caps = sizes_NK.tolist(), caps_K.tolist()
         share_NK = sizes_NK / caps_K
-        shelf_N = np.where(sizes_NK[:, 1] == 0, 0, np.where(share_NK[:, 1] <= share_NK[:, 0], 1, 2))
-        members = [np.flatnonzero(shelf_N == number) for number in range(3)]
-        self.shelves = [_Shelf(sizes_NK, m, key) for m, key in zip(members, (0, 0, 1), strict=True)]
+        shelf_N = np.searchsorted(BANDS, share_NK[:, 1] / share_NK[:, 0]) + (sizes_NK[:, 1] > 0)
+        members = [np.flatnonzero(shelf_N == number) for number in range(len(BANDS) + 2)]
+        last = len(members) - 1
+        self.shelves = [_Shelf(sizes_NK, m, int(number == last)) for number, m in enumerate(members)]
+        below = [[*range(band, -1, -1), *range(band + 1, last + 1)] for band in range(len(BANDS))]
+        self.orders = [[self.shelves[n] for n in order] for order in (*below, range(last, -1, -1))]
+        self.heavy, self.tokens_per_frame = self.shelves[-1], self.caps[0] / self.caps[1]
+        light_K = sizes_NK[shelf_N < last].sum(axis=0)
+        binds = share_NK[:, 1].sum() > share_NK[:, 0].sum()
+        self.reserve = 0.0 if binds else light_K[1] / max(light_K[0], 1)
+        """Frames left for each token of room, so that what is not heavy finds the frames that it needs."""
         self.first = np.argsort(-share_NK.max(axis=1), kind="stable").tolist()
         self.where: list = [None] * len(sizes_NK)
         for shelf in self.shelves:
@@ -267,24 +277,29 @@ class _Filler:
                 yield self._fill(sample)
 
     def _fill(self, sample: int) -> list[int]:
-        sizes, caps = self.sizes, self.caps
-        none, few, many = self.shelves
-        room, pack = caps, []
+        sizes, room, pack = self.sizes, self.caps, []
         while True:
             pack.append(sample)
             size = sizes[sample]
             room = [room[0] - size[0], room[1] - size[1], room[2] - size[2]]
             if room[0] <= 0:
                 return pack
-            longest = min(room[0], room[2] // room[0])
-            wants_frames = room[1] * caps[0] > room[0] * caps[1]
-            for shelf in (many, few, none) if wants_frames else (few, none, many):
-                key = room[1] if shelf is many else longest
-                if place := shelf.largest(key, longest, room[1]):
-                    sample = shelf.take(place)
-                    break
-            else:
+            found = self._next(room)
+            if found is None:
                 return pack
+            sample = found
+
+    def _next(self, room: list[int]) -> int | None:
+        """The sample that a pack with this room takes next, taken from its shelf; None where none fits."""
+        tokens, frames, squares = room
+        longest = min(tokens, squares // tokens)
+        share = frames / tokens * self.tokens_per_frame
+        for shelf in self.orders[bisect_left(BANDS, share)]:
+            key = frames - self.reserve * tokens if shelf is self.heavy else longest
+            if place := shelf.largest(key, longest, frames):
+                return shelf.take(place)
+        place = self.heavy.largest(frames, longest, frames)
+        return self.heavy.take(place) if place else None
 
 
 # As they come
