@@ -14,6 +14,8 @@ COMMANDS = {
     "train": ("quicksviewer.train.train", "train one stage of a recipe"),
     "chat": ("quicksviewer.serve.cli", "ask a model about pictures and videos"),
     "eval": ("quicksviewer.eval.run", "measure a model on a benchmark"),
+    "cubes": ("quicksviewer.cubes.command", "show how a video is cut, by any number of methods"),
+    "bench": ("quicksviewer.bench", "run a study: bench cubing"),
     "data": ("quicksviewer.synthetic.cli", "make the embedded world: clips, questions, tiny models"),
     "doctor": ("quicksviewer.utils.doctor", "show what this machine has and what is missing"),
 }

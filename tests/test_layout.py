@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "train": LIBRARY,
     "eval": LIBRARY,
     "serve": LIBRARY,
+    "cubes": LIBRARY | {"train", "eval"},
+    "bench": {"utils"},
 }
 """Part of the package -> other parts that it may import; what docs/architecture.md says, as a table."""
 

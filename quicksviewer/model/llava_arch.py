@@ -10,7 +10,7 @@ their frame counts stay on the host, so that no shape needs a look at device mem
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from quicksviewer.constants import MODEL_TOKENS
 from quicksviewer.model.config import MultimodalConfig
 from quicksviewer.model.layout import Layout
-from quicksviewer.model.multimodal_cubing.base import Cuts, to_device
+from quicksviewer.model.multimodal_cubing.base import Cuts, broken_frames, refuse_broken, to_device
 from quicksviewer.model.multimodal_cubing.builder import build_cubing
 from quicksviewer.model.multimodal_cubing.pool import Thumbnail, pool_frames
 from quicksviewer.model.multimodal_cubing.router import smooth_cubes
@@ -141,6 +141,10 @@ class LlavaMetaForCausalLM:
         tokens_NPD = self._see(media.pixels[own_slice(held, self.team.rank)])
         pooled_ND = self.team.gather(pool_frames(tokens_NPD), held)
         cuts = self.cubing(pooled_ND, media.frames, media.is_video, noise_weight, generator)
+        if self.training:
+            cuts = replace(cuts, broken=broken_frames(pooled_ND))
+        else:
+            refuse_broken(pooled_ND, media.frames, media.is_video)
         parts = self._deal(cuts, held)
         cubes_CQD = self._resample(tokens_NPD, cuts, media, parts[self.team.rank])
         units = [cubes_CQD, *self._thumbnails(tokens_NPD, cuts, media, held)]

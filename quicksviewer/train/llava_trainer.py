@@ -25,6 +25,7 @@ from quicksviewer.train.checkpoint import (
     save_extras,
 )
 from quicksviewer.train.cost import cost_model
+from quicksviewer.train.cube_statistics import check_cubes
 from quicksviewer.train.noise import noise_seed
 from quicksviewer.train.optim import param_groups
 from quicksviewer.train.statistics import Statistics
@@ -183,7 +184,7 @@ class LLaVATrainer(Trainer):
             penalty = outputs["gate_penalty"] * scale
             self._statistics.add_loss("loss_gate", penalty)
             loss = loss + self.cubing.aux_weight * penalty
-        self._statistics.add_cuts(outputs.get("cuts"))
+        self._statistics.add_cuts(outputs.get("cuts"), inputs.get("frame_times"))
         return (loss, outputs) if return_outputs else loss
 
     def _noise_inputs(self) -> dict:
@@ -205,7 +206,9 @@ class LLaVATrainer(Trainer):
         logs."""
         if "loss" in logs:
             progress = self.state.global_step / max(self.state.max_steps, 1)
-            logs |= self._statistics.report()
+            mm = self.model.mm_config
+            logs |= self._statistics.report(mm.tokens_per_cube if mm else 0)
+            check_cubes(logs)
             logs |= {"noise_weight": self.cubing.noise_weight(progress), **self._rates()}
         super().log(logs, *args, **kwargs)
 

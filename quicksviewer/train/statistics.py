@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from quicksviewer.data.collator import sample_numbers, targets_of
 from quicksviewer.model.multimodal_cubing.base import Cuts
+from quicksviewer.train.cube_statistics import CubeStatistics
 
 SUMS = ("loss_tokens", "loss_gate", "cubes", "frames", "single", "longest")
 """All sums are the same on every rank, whatever its rows hold, so that ranks can add them up."""
@@ -17,20 +18,22 @@ class Statistics:
     it."""
 
     def __init__(self, device):
-        self.device = device
+        self.device, self.cubes = device, CubeStatistics(device)
         self.clear()
 
     def clear(self) -> None:
         self.steps, self.groups = 0, {}
+        self.cubes.clear()
         self.sums = {name: torch.zeros((), device=self.device) for name in SUMS}
 
     def add_loss(self, name: str, loss) -> None:
         self.sums[name] += loss.detach().float()
 
-    def add_cuts(self, cuts: Cuts | None) -> None:
+    def add_cuts(self, cuts: Cuts | None, times_N=None) -> None:
         """Lengths of the cubes of a batch, in frames. Images count as cubes of one frame."""
         if cuts is None:
             return
+        self.cubes.add(cuts, times_N)
         lengths = torch.bincount(cuts.cube_of_frame, minlength=sum(cuts.cubes))
         self.sums["cubes"] += len(lengths)
         self.sums["frames"] += lengths.sum()
@@ -68,20 +71,21 @@ class Statistics:
         pairs = zip(names, pairs.tolist(), strict=True)
         return {f"loss/{name}": loss / count for name, (loss, count) in pairs if count}
 
-    def report(self) -> dict[str, float]:
+    def report(self, tokens_per_cube: int) -> dict[str, float]:
         """The log entries since the last report, over all ranks; starts anew. Every rank must call it."""
         longest, steps = self.sums.pop("longest"), max(self.steps, 1)
-        sums = torch.stack(list(self.sums.values()))
+        sums = torch.cat([torch.stack(list(self.sums.values())), self.cubes.vector()])
         size = 1
         if dist.is_initialized():
             dist.all_reduce(sums)
             dist.all_reduce(longest, dist.ReduceOp.MAX)
             size = dist.get_world_size()
-        tokens, gate, cubes, frames, single = sums.tolist()
+        tokens, gate, cubes, frames, single, *rest = sums.tolist()
         logs = {"loss_tokens": tokens / steps / size, "loss_gate": gate / steps / size}
         if cubes:
             logs |= {"frames_per_cube": frames / cubes, "share_of_one_frame_cubes": single / cubes}
             logs["longest_cube"] = float(longest)
+        logs |= CubeStatistics.logs(rest, tokens_per_cube, steps)
         logs |= self._report_groups()
         self.clear()
         return logs

@@ -38,6 +38,8 @@ class Cuts:
     """(sum C,) float32: how much of a cube is its own, the rest being the cube before. None: all of it."""
     ratio_loss: Tensor | None = None
     """A penalty that takes the place of the logits' norms; summed over gated frames. None: the norms."""
+    broken: Tensor | None = None
+    """How many pooled frames hold a NaN or an infinity; a number on the device, in training only."""
 
     @classmethod
     def from_mask(cls, mask_N: Tensor, cubes: list[int], *rest, opens_N: Tensor | None = None) -> "Cuts":
@@ -135,6 +137,25 @@ class Draw:
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of one with the gradient of the other."""
     return (hard - soft).detach() + soft
+
+
+def broken_frames(pooled_ND: Tensor) -> Tensor:
+    """How many frames hold a value that is no number: a scalar on the device."""
+    return (~pooled_ND.detach().isfinite()).any(dim=1).sum()
+
+
+def refuse_broken(pooled_ND: Tensor, frames: list[int], is_video: list[bool]) -> None:
+    """ValueError that names the first frame with a value that is no number. Waits for the device."""
+    bad_N = (~pooled_ND.isfinite()).any(dim=1)
+    if bool(bad_N.any()):
+        place, medium = int(bad_N.nonzero()[0]), 0
+        while place >= frames[medium]:
+            place, medium = place - frames[medium], medium + 1
+        kind = "video" if is_video[medium] else "image"
+        raise ValueError(
+            f"{kind} {medium + 1} of {len(frames)} in the batch: the features of its frame {place + 1} of "
+            f"{frames[medium]} are no finite numbers; look at its pixels, the tower's weights and their type"
+        )
 
 
 class Cubing(nn.Module):

@@ -23,8 +23,8 @@ CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 512 << 20}
 EPS = 1e-6
 """Of the LayerNorm."""
 MOST_LOG_WEIGHT = 3.0
-"""Bound of a frame's log weight in a cube that it has no share in; in its own it is at most 0. It is the slope
-at no share, and a frame that would take the cube over has a steep one that soon flattens."""
+"""Bound of a frame's log weight in a cube that it has no share in; in its own it is at most 0. It is the
+slope at no share, and a frame that would take the cube over has a steep one that soon flattens."""
 
 
 def chunks_of(tokens_NPd: Tensor, num_queries: int) -> list[slice]:

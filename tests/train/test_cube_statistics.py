@@ -1,0 +1,98 @@
+"""What the logs say of cubes, against counting by hand."""
+
+import logging
+import math
+
+import pytest
+import torch
+
+from quicksviewer.model.config import CubingConfig
+from quicksviewer.model.multimodal_cubing import Cuts, build_cubing
+from quicksviewer.model.multimodal_cubing.base import broken_frames, refuse_broken
+from quicksviewer.train.cube_statistics import CLASSES, CubeStatistics, check_cubes
+
+FRAMES = [10, 1, 6, 40]
+OPENS = [[0, 1, 2], [0], [0, 2, 4], [0, 3, 39]]
+
+
+def cuts(**rest):
+    mask = torch.cat(
+        [torch.zeros(n).index_fill(0, torch.tensor(o), 1.0) for n, o in zip(FRAMES, OPENS, strict=True)]
+    )
+    return Cuts.from_mask(mask, [len(o) for o in OPENS], *rest.values())
+
+
+def logs(statistics, steps=1):
+    return CubeStatistics.logs(statistics.vector().tolist(), 4, steps)
+
+
+def test_classes_of_lengths():
+    assert CLASSES == ["1", "2", "3-4", "5-8", "9-16", "17-32", "over_32"]
+    statistics = CubeStatistics("cpu")
+    statistics.add(cuts())
+    lengths = [1, 1, 8, 1, 2, 2, 2, 3, 36, 1]
+    expected = {"1": 4, "2": 3, "3-4": 1, "5-8": 1, "over_32": 1}
+    found = logs(statistics)
+    assert {name: found[f"cubes/{name}"] * len(lengths) for name in CLASSES} == pytest.approx(
+        {name: expected.get(name, 0) for name in CLASSES}
+    )
+
+
+def test_a_video_of_which_one_cube_takes_all_is_collapsed():
+    statistics = CubeStatistics("cpu")
+    statistics.add(cuts())
+    assert logs(statistics)["collapsed_videos"] == pytest.approx(1 / 3)  # the first: 1, 1 and 8 frames
+
+
+def test_tokens_per_second_of_video():
+    statistics = CubeStatistics("cpu")
+    times = torch.cat([torch.arange(n) * step for n, step in zip(FRAMES, (1.0, 0.0, 2.0, 0.5), strict=True)])
+    statistics.add(cuts(), times)
+    assert logs(statistics)["tokens_per_second_of_video"] == pytest.approx(9 * 4 / (10 + 12 + 20))
+
+
+def test_entropy_and_gradient_of_the_gate():
+    cubing = build_cubing(CubingConfig(energy_features=False), 8)
+    with torch.no_grad():
+        for parameter in cubing.parameters():
+            parameter.zero_()
+    statistics = CubeStatistics("cpu")
+    made = cubing(torch.randn(9, 8), [9], [True])
+    statistics.add(made)
+    (made.gate_logits[:, 1] * torch.arange(8.0)).sum().backward()
+    found = logs(statistics, steps=4)
+    assert found["gate_entropy"] == pytest.approx(1.0)
+    assert found["gate_grad_norm"] == pytest.approx(math.sqrt(sum(i * i for i in range(8)) / 4))
+
+
+def test_sums_of_two_ranks_are_those_of_one():
+    one, two, both = (CubeStatistics("cpu") for _ in range(3))
+    for statistics in (one, two, both, both):
+        statistics.add(cuts(), torch.arange(57.0))
+    torch.testing.assert_close(one.vector() + two.vector(), both.vector())
+    both.clear()
+    assert not both.vector().any()
+
+
+def test_collapse_is_told(caplog):
+    with caplog.at_level(logging.WARNING):
+        check_cubes({"collapsed_videos": 0.4})
+        assert not caplog.records
+        check_cubes({"collapsed_videos": 0.75})
+    assert "75% of the videos" in caplog.text
+
+
+def test_broken_frames_end_a_run():
+    check_cubes({})
+    with pytest.raises(FloatingPointError, match="3 frames since the last log"):
+        check_cubes({"broken_frames": 3.0})
+
+
+def test_a_broken_video_is_named():
+    pooled = torch.randn(17, 4)
+    refuse_broken(pooled, [10, 1, 6], [True, False, True])
+    pooled[13, 2] = torch.nan
+    pooled[15, 0] = torch.inf
+    assert int(broken_frames(pooled)) == 2
+    with pytest.raises(ValueError, match="video 3 of 3 in the batch.*frame 3 of 6"):
+        refuse_broken(pooled, [10, 1, 6], [True, False, True])
