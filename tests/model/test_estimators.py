@@ -253,3 +253,40 @@ def test_still_videos_are_cut_and_have_gradients(kind):
     if cuts.penalty() is not None:
         (cuts.mask.sum() + cuts.penalty() + (0 if cuts.share is None else cuts.share[:, 0].sum())).backward()
         assert still.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", sorted(CUBINGS))
+def test_a_whole_model_learns_with_every_cubing(kind, tiny):
+    """One training step: the gate has a gradient, from the cubes too where the kind says so; then it answers."""
+    from tiny_world import fresh, video_row, videos
+
+    from quicksviewer.data.collator import DataCollatorForSupervisedDataset
+
+    loaded = fresh(tiny, cubing={"kind": kind})
+    batch = DataCollatorForSupervisedDataset(loaded.processor.pad_id)(
+        [video_row(loaded, path) for path in videos(tiny)[:2]]
+    )
+    model = loaded.model.train()
+    inputs = {k: v for k, v in batch.items() if k not in ("loss_weights", "groups")}
+    generator = torch.Generator().manual_seed(0)
+    out = model(**inputs, noise_weight=0.5, noise_generator=generator)
+    (out.loss + (0 if out.gate_penalty is None else 1e-3 * out.gate_penalty)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.cubing.parameters())
+    assert not list(model.cubing.parameters()) or any(
+        p.grad.abs().sum() > 0 for p in model.cubing.parameters()
+    )
+    with torch.no_grad():
+        assert model.eval()(**inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_the_gate_learns_without_a_thumbnail_where_cubes_teach_it(kind, tiny):
+    from tiny_world import fresh, video_row, videos
+
+    from quicksviewer.data.collator import DataCollatorForSupervisedDataset
+
+    loaded = fresh(tiny, cubing={"kind": kind}, thumbnail={"enabled": False})
+    batch = DataCollatorForSupervisedDataset(loaded.processor.pad_id)([video_row(loaded, videos(tiny)[0])])
+    inputs = {k: v for k, v in batch.items() if k not in ("loss_weights", "groups")}
+    loaded.model.train()(**inputs).loss.backward()
+    assert loaded.model.cubing.proj_fn[3].weight.grad.abs().sum() > 0
