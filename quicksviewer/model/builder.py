@@ -119,13 +119,15 @@ def load_pretrained_model(
     """Tokenizer, model, processor and context length of a checkpoint of this project, full or LoRA, in eval
     mode.
 
-    `model_base`: where a LoRA checkpoint's language model lies, if not where it lay in training.
+    `model_base`: where a LoRA checkpoint's language model lies, if not where it lay in training. An adapter
+    is merged, but not into quantised weights, which would round it: it stays beside them, as in training.
     """
     config_class, model_class = _classes(OURS, read_model_type(model_path))
     config = config_class.from_pretrained(model_path, local_files_only=True)
-    load = dict(
-        dtype=dtype, attn_implementation=attn_implementation, quantization=_quantization(load_4bit, load_8bit)
-    )
+    if load_4bit and load_8bit:
+        raise ValueError("choose one of load_4bit and load_8bit")
+    bits = 4 if load_4bit else 8 if load_8bit else 16
+    load = dict(dtype=dtype, attn_implementation=attn_implementation, quantization=quantization(bits, dtype))
     if (Path(model_path) / ADAPTER_FILE).is_file():
         model = _load_adapter(model_class, config, model_path, model_base, load)
     else:
@@ -150,6 +152,7 @@ def _from_pretrained(model_class, folder, config, dtype=None, attn_implementatio
     extra |= dict(dtype=dtype or "auto", local_files_only=True, output_loading_info=True)
     with _readable(folder):
         model, report = model_class.from_pretrained(folder, config=config, **extra)
+    _without_repacking(model)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     _check_weights(folder, set(report["missing_keys"]) - tied, report["unexpected_keys"])
     return model
@@ -189,41 +192,50 @@ def _load_adapter(model_class, config, folder, base, load):
         report = model.load_state_dict(tensors, strict=False)
         eyes = {name for name in report.missing_keys if name.split(".")[0] not in PARTS["llm"]}
         _check_weights(Path(folder) / OTHER_FILE, () if is_whole else eyes, report.unexpected_keys)
-        return _merge_adapter(model, folder)
+        return _with_adapter(model, folder)
 
 
-def _merge_adapter(model, folder):
+def _with_adapter(model, folder):
     """The model with the LoRA adapter of a folder; PEFT would only warn of weights that are not there."""
     from peft import PeftModel, get_peft_model_state_dict
 
     peft = PeftModel.from_pretrained(model, folder, local_files_only=True)
     with safe_open(Path(folder) / ADAPTER_WEIGHTS, "pt") as file:
         _check_weights(Path(folder) / ADAPTER_WEIGHTS, get_peft_model_state_dict(peft).keys() - file.keys())
-    return peft.merge_and_unload()
+    return peft.get_base_model() if getattr(model, "is_quantized", False) else peft.merge_and_unload()
 
 
-def _quantization(load_4bit: bool, load_8bit: bool):
-    if load_4bit and load_8bit:
-        raise ValueError("choose one of load_4bit and load_8bit")
-    if not (load_4bit or load_8bit):
+def quantization(bits: int, dtype: torch.dtype | str | None = None):
+    """How the language model's linear layers are stored in `bits` (4: nf4 with double quantisation), computed
+    in `dtype`; None for 16. Vision modules and the head stay as they are. ModuleNotFoundError without
+    bitsandbytes."""
+    if bits == 16:
         return None
     require("bitsandbytes", "quant")
     from transformers import BitsAndBytesConfig
 
-    own = ["vision_tower", "cubing", "vision_resampler", "mm_projector", "thumbnail", "mm_tokens", "lm_head"]
-    if load_8bit:
+    own = [prefix for part in PARTS if part != "llm" for prefix in PARTS[part]] + ["lm_head"]
+    if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=own)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype if isinstance(dtype, torch.dtype) else torch.bfloat16,
         llm_int8_skip_modules=own,
     )
 
 
+def _without_repacking(model) -> None:
+    """On CPUs with bfloat16 instructions bitsandbytes packs 4-bit weights anew for the first call in eval
+    mode: logits are then others than in training, and widths that are no multiple of its block an error."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _current_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
 def _check_room(model, mm: MultimodalConfig) -> None:

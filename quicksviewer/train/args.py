@@ -50,11 +50,18 @@ class ModelArguments:
     )
     mm_projector_type: str | None = flag(None, "Projector of a fresh model: identity, linear, mlpNx_gelu.")
     mm_use_thumbnail: bool | None = flag(None, "Whether a fresh model has thumbnails.")
-    lora_enable: bool = flag(False, "Train LoRA adapters in place of the language model's own weights.")
+    lora_enable: bool = flag(False, "Train LoRA adapters in place of the weights of --lora_parts.")
+    lora_parts: str = flag("llm", "Parts that get adapters, with commas: llm, vision_tower, resampler ...")
+    lora_targets: str | None = flag(
+        None, "Which of their linear layers, with commas: ends of names or globs (default: all)."
+    )
     lora_r: int = flag(64, "LoRA rank.")
     lora_alpha: int = flag(16, "LoRA scale.")
     lora_dropout: float = flag(0.05, "LoRA dropout.")
     lora_bias: str = flag("none", "Which biases LoRA trains: none, all, lora_only.")
+    bits: int = flag(
+        16, "Bits of the language model's frozen weights: 16, 8, or 4 (nf4, double quantisation); for LoRA."
+    )
 
     STRUCTURE = {
         "mm_cubing": ("cubing", "kind"),

@@ -6,6 +6,7 @@ A checkpoint is written under STAGING, listed in a manifest, and renamed. A run 
 import json
 import shutil
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -117,12 +118,21 @@ def save_extras(model, folder: Path, state_dict: dict | None = None) -> None:
     if not hasattr(model, "peft_config"):
         return
     inner = model.get_base_model()
-    inner.config.save_pretrained(folder)
+    config = deepcopy(inner.config)
+    config.__dict__.pop("quantization_config", None)  # of this run; the base's files are not quantised
+    config.save_pretrained(folder)
     tensors = state_dict if state_dict is not None else model.state_dict()
     eyes = tuple(f"{p}." for part, prefixes in PARTS.items() if part != "llm" for p in prefixes)
-    plain = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+    plain = {name: t for key, t in tensors.items() if (name := _without_peft(key)) is not None}
     kept = {name: t.detach().cpu().contiguous() for name, t in plain.items() if name.startswith(eyes)}
     save_file(kept, folder / OTHER_FILE, metadata={"format": "pt"})
+
+
+def _without_peft(key: str) -> str | None:
+    """The name that a tensor has without PEFT's wrapping; None for those of an adapter."""
+    if ".lora_" in key:
+        return None
+    return key.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def load_extras(model, folder: Path) -> None:
@@ -130,7 +140,9 @@ def load_extras(model, folder: Path) -> None:
     if not hasattr(model, "peft_config"):
         return
     inner = model.get_base_model()
-    strangers = inner.load_state_dict(load_file(folder / OTHER_FILE), strict=False).unexpected_keys
+    wrapped = {name: key for key in inner.state_dict() if (name := _without_peft(key)) is not None}
+    saved = {wrapped.get(name, name): tensor for name, tensor in load_file(folder / OTHER_FILE).items()}
+    strangers = inner.load_state_dict(saved, strict=False).unexpected_keys
     if strangers:
         raise ValueError(f"{folder / OTHER_FILE} has weights that the model lacks: {strangers[:3]}")
 

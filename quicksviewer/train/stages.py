@@ -9,7 +9,13 @@ import torch
 from quicksviewer.data.dataset import BadSamplePolicy, make_supervised_data_module
 from quicksviewer.data.lengths import size_table
 from quicksviewer.data.mixture import parse_mixture
-from quicksviewer.model.builder import is_ours, load_pretrained_model, new_model
+from quicksviewer.model.builder import (
+    ADAPTER_FILE,
+    is_ours,
+    load_pretrained_model,
+    new_model,
+    quantization,
+)
 from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.utils.dist import barrier
 
@@ -78,20 +84,33 @@ def build_model(run):
     Settings that belong to the structure are refused for a model that has its structure already.
     """
     load = dict(dtype=_dtype(run.training), attn_implementation=run.model.attn_implementation)
+    bits = run.model.bits
     if is_ours(run.model.model_name_or_path):
         if given := run.model.structure():
             names = ", ".join(".".join(at) for at in given)
             raise ValueError(
                 f"{run.model.model_name_or_path} has its structure already; it cannot change {names}"
             )
+        _refuse_adapter(run.model.model_name_or_path, bits)
+        load |= dict(load_4bit=bits == 4, load_8bit=bits == 8)
         loaded = load_pretrained_model(run.model.model_name_or_path, **load)
     else:
+        load |= dict(quantization=quantization(bits, load["dtype"]))
         overrides = _merge(run.mm, run.model.structure())
         media = run.data.media()
         loaded = new_model(
             run.model.model_name_or_path, run.model.vision_tower, overrides, run.model.version, media, **load
         )
     return replace(loaded, processor=loaded.processor.with_media(**run.data.media()))
+
+
+def _refuse_adapter(folder: str, bits: int) -> None:
+    """ValueError where weights would have to be merged and quantised: rounding comes before the merge."""
+    if bits < 16 and (Path(folder) / ADAPTER_FILE).is_file():
+        raise ValueError(
+            f"{folder} is a LoRA checkpoint, whose adapter cannot be merged into --bits {bits}; "
+            "continue with --bits 16, or load it, save the merged model, and start from that"
+        )
 
 
 def _dtype(training):

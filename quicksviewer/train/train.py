@@ -22,7 +22,7 @@ from quicksviewer.train.args import Run, as_run, read_settings, resolved
 from quicksviewer.train.callbacks import CheckGradients, StopOnSignal
 from quicksviewer.train.checkpoint import ResumeError, newest_checkpoint, safe_save_model_for_hf_trainer
 from quicksviewer.train.llava_trainer import LLaVATrainer
-from quicksviewer.train.lora import add_lora
+from quicksviewer.train.lora import add_lora, check_lora, lora_targets, names_of
 from quicksviewer.train.stages import build_data, build_model, trainable_prefixes
 from quicksviewer.utils.dist import barrier, close_process_group, is_main, on_main, seed_everything
 from quicksviewer.utils.manifest import check
@@ -47,8 +47,10 @@ def main(argv: list[str] | None = None, form_team: Callable[[Run, Any], None] | 
         run = as_run(settings)
         if form_team is None:
             refuse_team(run)
+        check_run(run)
         seed_everything(run.training.seed)
         loaded = build_model(run)
+        check_model(run, loaded.model)
         if form_team is not None:
             form_team(run, loaded.model)
     except ValueError as error:
@@ -73,6 +75,17 @@ def refuse_team(run: Run) -> None:
     asked = {name: size for name, size in run.training.sequence_parallel().items() if (size or 1) > 1}
     if asked:
         raise ValueError(f"sequence parallelism {asked} needs the entry -m quicksviewer.train.train_hybrid")
+
+
+def check_run(run: Run) -> None:
+    """ValueError for settings that contradict each other, before anything is loaded."""
+    check_lora(run.model)
+
+
+def check_model(run: Run, model) -> None:
+    """ValueError for settings that ask of the model what it does not have."""
+    if run.model.lora_enable:
+        lora_targets(model, names_of(run.model.lora_parts), names_of(run.model.lora_targets))
 
 
 def be_the_only_process() -> None:
@@ -117,13 +130,14 @@ def train(run: Run, loaded) -> int:
 def build_trainer(run: Run, loaded):
     """The trainer of a run, with the parts of its stage trainable and all others frozen."""
     model = loaded.model
-    train_only(model, trainable_prefixes(model, run.stage))
     rates = run.training.part_rates()
     cubing = replace(model.mm_config.cubing, **run.training.cubing())
     model.config.use_cache = False
     model.linear_loss = run.training.linear_loss
     if run.model.lora_enable:
         model = add_lora(model, run.model, run.stage)
+    else:
+        train_only(model, trainable_prefixes(model, run.stage))
     data = build_data(run, loaded.processor)
     return LLaVATrainer(
         model=model,

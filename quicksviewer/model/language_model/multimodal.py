@@ -13,7 +13,14 @@ from quicksviewer.constants import IGNORE_INDEX
 from quicksviewer.model.config import MultimodalConfig
 from quicksviewer.model.documents import document_mask, next_tokens, positions
 from quicksviewer.model.linear_loss import LossHead
-from quicksviewer.model.llava_arch import EncodedMedia, LlavaMetaForCausalLM, Media, build_vision, own_draw
+from quicksviewer.model.llava_arch import (
+    PARTS,
+    EncodedMedia,
+    LlavaMetaForCausalLM,
+    Media,
+    build_vision,
+    own_draw,
+)
 from quicksviewer.model.multimodal_cubing.base import Cuts
 
 MEDIA_KEYS = ("pixel_values", "frame_times", "medium_frames", "medium_is_video")
@@ -72,7 +79,11 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             self.vision_tower.load_pretrained(vision_tower)
         self.config.mm = mm.to_dict()
         self._start_own_tokens()
-        self.to(self.dtype)
+        words = self.get_input_embeddings().weight
+        device = words.device if getattr(self, "is_quantized", False) else None  # loaded to where it stays
+        for name, module in self.named_children():
+            if name not in PARTS["llm"]:  # which is as it was loaded; quantised, it must not be cast
+                module.to(device=device, dtype=words.dtype)
 
     def _start_own_tokens(self) -> None:
         words = self.get_input_embeddings().weight
