@@ -83,7 +83,8 @@ def test_two_ranks_under_zero_follow_the_single_process(recipe, single, tmp_path
     for ours, reference in zip(logs, single, strict=True):
         assert ours["loss"] == pytest.approx(reference["loss"], rel=2e-4)
         assert ours["loss_tokens"] == pytest.approx(reference["loss_tokens"], rel=2e-4)
-        assert ours["frames_per_cube"] == pytest.approx(reference["frames_per_cube"])
+        # a step of texts alone has no cubes, on any number of ranks
+        assert ours.get("frames_per_cube") == pytest.approx(reference.get("frames_per_cube"))
         assert ours["grad_norm"] == pytest.approx(reference["grad_norm"], rel=2e-3)
     assert single[-1]["loss"] < 0.8 * single[0]["loss"]
 
