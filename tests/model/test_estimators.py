@@ -257,7 +257,7 @@ def test_still_videos_are_cut_and_have_gradients(kind):
 
 @pytest.mark.parametrize("kind", sorted(CUBINGS))
 def test_a_whole_model_learns_with_every_cubing(kind, tiny):
-    """One training step: the gate has a gradient, from the cubes too where the kind says so; then it answers."""
+    """One training step gives every weight of the cubing a gradient; then the model answers."""
     from tiny_world import fresh, video_row, videos
 
     from quicksviewer.data.collator import DataCollatorForSupervisedDataset
