@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from quicksviewer.constants import IGNORE_INDEX, IMAGE_MARK, VIDEO_MARK
 from quicksviewer.data.collator import DataCollatorForSupervisedDataset
+from quicksviewer.data.features import FeatureStore
 from quicksviewer.data.lengths import SizeTable
 from quicksviewer.data.mixture import Mixture, parse_mixture
 from quicksviewer.data.packing import Caps, Packs, plan_packs
@@ -62,6 +63,8 @@ class LazySupervisedDataset(Dataset):
         self.policy = policy or BadSamplePolicy()
         self.quarantine = Path(quarantine) if quarantine else None
         self._seen, self._bad = 0, {}
+        self.features: FeatureStore | None = None
+        """Where the tower's tokens of media are kept, for a tower that is frozen."""
 
     def __len__(self) -> int:
         return len(self.mixture)
@@ -116,9 +119,21 @@ class LazySupervisedDataset(Dataset):
     def _load_medium(self, ref: MediumRef, where: str, max_frames: int | None):
         at = (ref.start, ref.end, ref.timestamps, max_frames)
         try:
+            if self.features is not None:
+                return self._load_or_recall(ref, at)
             return self.processor.load(MARK_OF[ref.kind], ref.path, *at)
         except (MediaError, ValueError) as error:
             raise SampleError(where, str(error)) from error
+
+    def _load_or_recall(self, ref: MediumRef, at: tuple):
+        """A medium with its key: what the tower saw of it if that is stored, else its pixels."""
+        mark = MARK_OF[ref.kind]
+        if not Path(ref.path).is_file():
+            return self.processor.load(mark, ref.path, *at)  # which says what is wrong with it
+        key = self.features.key(ref.path, kind=ref.kind, at=at)
+        if (seen := self.features.find(key)) is not None:
+            return self.processor.as_seen(mark, key, seen.tokens, seen.times)
+        return replace(self.processor.load(mark, ref.path, *at), key=key)
 
     def _check(self, row: dict, sample: Sample, where: str) -> None:
         if (length := len(row["input_ids"])) > self.max_length:

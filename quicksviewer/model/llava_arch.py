@@ -49,7 +49,8 @@ DUMMY_FRAMES = 2
 class Media:
     """The media of a batch, as the collator and the processor hand them over.
 
-    pixels: uint8 (sum N, 3, S, S); times: float32 (sum N,) seconds; frames, is_video: one entry per medium.
+    pixels: uint8 (sum N, 3, S, S), or what a frozen tower made of them (sum N, P, D); times: float32
+    (sum N,) seconds; frames, is_video: one entry per medium.
     """
 
     pixels: Tensor
@@ -158,6 +159,8 @@ class LlavaMetaForCausalLM:
         Without any it looks at a black one, because every process calls every module.
         """
         frames = len(pixels_N3SS)
+        if pixels_N3SS.ndim == 3:  # tokens already, out of a store of features
+            return pixels_N3SS
         if not frames:
             pixels_N3SS = pixels_N3SS.new_zeros(1, *pixels_N3SS.shape[1:])
         return self.vision_tower(pixels_N3SS, min_chunks=self._agreed_chunks(len(pixels_N3SS)))[:frames]
@@ -257,6 +260,8 @@ class LlavaMetaForCausalLM:
         times = torch.arange(DUMMY_FRAMES, dtype=torch.float32, device=device)
         if media is None:
             return Media(pixels, times, [DUMMY_FRAMES], [True])
+        if media.pixels.ndim == 3:
+            pixels = self.vision_tower(pixels)
         return Media(
             torch.cat([media.pixels, pixels]),
             torch.cat([media.times, times]),

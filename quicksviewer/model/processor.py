@@ -47,11 +47,17 @@ class MediaConfig:
 
 @dataclass(frozen=True)
 class Medium:
-    """One decoded video or image. pixels: uint8 (N, 3, S, S); times: float32 (N,) seconds."""
+    """One decoded video or image. pixels: uint8 (N, 3, S, S); times: float32 (N,) seconds.
+
+    `key`: its name in a store of features. `tokens`: those of the vision tower (N, P, D), where the store has
+    them; there are no pixels then.
+    """
 
     mark: str
     pixels: Tensor
     times: Tensor
+    key: str | None = None
+    tokens: Tensor | None = None
 
     @property
     def is_video(self) -> bool:
@@ -60,7 +66,7 @@ class Medium:
     @property
     def frames(self) -> list[int]:
         """A video is one medium of N frames; an image of N pictures is N media of one frame."""
-        return [len(self.pixels)] if self.is_video else [1] * len(self.pixels)
+        return [len(self.times)] if self.is_video else [1] * len(self.times)
 
 
 def add_special_tokens(tokenizer) -> int:
@@ -161,6 +167,11 @@ class QuicksviewerProcessor(ProcessorMixin):
             return self.load_video(source, start, end, times, max_frames)
         return self.load_image(source)
 
+    def as_seen(self, mark: str, key: str, tokens_NPD: Tensor, times_N: Tensor) -> Medium:
+        """A medium of which the tower's tokens are known, in place of one that is decoded."""
+        no_pixels = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        return Medium(mark, no_pixels, times_N, key, tokens_NPD)
+
     # What will be loaded, without decoding it
 
     def count_frames(self, info: VideoInfo, start=None, end=None, times=None) -> int:
@@ -209,8 +220,8 @@ class QuicksviewerProcessor(ProcessorMixin):
 
     def _medium_ids(self, medium: Medium) -> list[int]:
         if medium.is_video:
-            return self.layout.video_ids(len(medium.pixels))
-        return self.layout.image_ids(len(medium.pixels))
+            return self.layout.video_ids(len(medium.times))
+        return self.layout.image_ids(len(medium.times))
 
     def batch(self, rows: list[dict]) -> BatchFeature:
         """Rows of `encode_turns` for generation: padded on the left, without labels."""
@@ -296,12 +307,17 @@ def _thinned(path, times, start: float | None, end: float | None, most: int) -> 
 def _media_row(media: Sequence[Medium]) -> dict:
     if not media:
         return {}
-    return {
+    row = {
         "pixel_values": torch.cat([medium.pixels for medium in media]),
         "frame_times": torch.cat([medium.times for medium in media]),
         "medium_frames": [count for medium in media for count in medium.frames],
         "medium_is_video": [medium.is_video for medium in media for _ in medium.frames],
     }
+    if media[0].key is not None:
+        row["stored_media"] = [(m.key, len(m.times), m.tokens is not None) for m in media]
+    if tokens := [medium.tokens for medium in media if medium.tokens is not None]:
+        row["tower_tokens"] = torch.cat(tokens)
+    return row
 
 
 def _as_list(value) -> list:

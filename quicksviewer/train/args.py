@@ -138,6 +138,12 @@ class TrainingArguments(transformers.TrainingArguments):
     pack_max_frames: int | None = flag(None, "Most frames of a pack (default: any number).")
     pack_max_squares: int | None = flag(None, "Most squared tokens, summed over the samples of a pack.")
     lengths_cache: str | None = flag(None, "Folder that keeps measured sizes (default: in output_dir).")
+    checkpoint_parts: str | None = flag(
+        None, "Parts that recompute activations in the backward pass, with commas: llm, vision_tower."
+    )
+    feature_cache: str | None = flag(
+        None, "Folder that keeps what a frozen vision tower sees, so that later epochs need not look again."
+    )
     loss_weighting: str = flag("token", "Samples count by their tokens (token), alike (sample), square_root.")
     linear_loss: bool = flag(True, "Compute the loss without the logits of all tokens.")
     remove_unused_columns: bool = flag(False, "Must stay false: samples are made by our own dataset.")

@@ -26,6 +26,7 @@ from quicksviewer.train.checkpoint import (
 )
 from quicksviewer.train.cost import cost_model
 from quicksviewer.train.cube_statistics import check_cubes
+from quicksviewer.train.features import FeatureCache
 from quicksviewer.train.noise import noise_seed
 from quicksviewer.train.optim import param_groups
 from quicksviewer.train.statistics import Statistics
@@ -37,13 +38,21 @@ from quicksviewer.utils.registry import lookup
 class LLaVATrainer(Trainer):
     """Arguments beyond the Trainer's: cubing (noise schedule and penalty weight of this run), rates (part ->
     learning rate), resolved (the run's settings, written beside every checkpoint), fingerprint (of the data:
-    a resumed run must have the same)."""
+    a resumed run must have the same), features (what a frozen tower has seen, if that is kept)."""
 
     def __init__(
-        self, *args, cubing: CubingConfig, rates: dict, resolved: dict, fingerprint: str = "", **kwargs
+        self,
+        *args,
+        cubing: CubingConfig,
+        rates: dict,
+        resolved: dict,
+        fingerprint: str = "",
+        features: FeatureCache | None = None,
+        **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.cubing, self.rates, self.resolved, self.fingerprint = cubing, rates, resolved, fingerprint
+        self.features = features
         self._gates_in_step, self._micro_step = 1, 0
         self._statistics = Statistics(self.args.device)
         self._generator = torch.Generator(device=self.args.device)
@@ -173,6 +182,8 @@ class LLaVATrainer(Trainer):
         Both are scaled by the number of processes, because their gradients are averaged over them.
         """
         groups = inputs.pop("groups", None)
+        if self.features is not None:
+            inputs = self.features.complete(inputs, self.accelerator.autocast)
         if model.training:
             inputs = {**inputs, **self._noise_inputs()}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)

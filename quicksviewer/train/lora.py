@@ -33,6 +33,10 @@ def check_lora(model_args) -> None:
         lookup(PARTS, part, "part of the model (--lora_parts)")
     if bits < 16 and "llm" not in parts:
         raise ValueError(f"--bits {bits} quantises the language model: name llm in --lora_parts")
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    if bits < 16 and is_deepspeed_zero3_enabled():
+        raise ValueError(f"--bits {bits} needs whole weights on every rank: use ZeRO-2, not ZeRO-3")
 
 
 def names_of(text: str | None) -> tuple[str, ...]:

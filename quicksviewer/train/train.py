@@ -21,8 +21,10 @@ from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.train.args import Run, as_run, read_settings, resolved
 from quicksviewer.train.callbacks import CheckGradients, StopOnSignal
 from quicksviewer.train.checkpoint import ResumeError, newest_checkpoint, safe_save_model_for_hf_trainer
+from quicksviewer.train.features import FeatureCache, check_features, check_no_team, open_store
 from quicksviewer.train.llava_trainer import LLaVATrainer
 from quicksviewer.train.lora import add_lora, check_lora, lora_targets, names_of
+from quicksviewer.train.recompute import check_recompute, recompute_parts, recomputed_layers
 from quicksviewer.train.stages import build_data, build_model, trainable_prefixes
 from quicksviewer.utils.dist import barrier, close_process_group, is_main, on_main, seed_everything
 from quicksviewer.utils.manifest import check
@@ -50,9 +52,9 @@ def main(argv: list[str] | None = None, form_team: Callable[[Run, Any], None] | 
         check_run(run)
         seed_everything(run.training.seed)
         loaded = build_model(run)
-        check_model(run, loaded.model)
         if form_team is not None:
             form_team(run, loaded.model)
+        check_model(run, loaded.model)
     except ValueError as error:
         return _refused(error)
     try:
@@ -80,12 +82,17 @@ def refuse_team(run: Run) -> None:
 def check_run(run: Run) -> None:
     """ValueError for settings that contradict each other, before anything is loaded."""
     check_lora(run.model)
+    check_features(run)
+    check_recompute(run.training)
 
 
 def check_model(run: Run, model) -> None:
     """ValueError for settings that ask of the model what it does not have."""
     if run.model.lora_enable:
         lora_targets(model, names_of(run.model.lora_parts), names_of(run.model.lora_targets))
+    check_no_team(run, model.team.size)
+    for part in names_of(run.training.checkpoint_parts):
+        recomputed_layers(model, part)
 
 
 def be_the_only_process() -> None:
@@ -139,6 +146,9 @@ def build_trainer(run: Run, loaded):
     else:
         train_only(model, trainable_prefixes(model, run.stage))
     data = build_data(run, loaded.processor)
+    recompute_parts(loaded.model, names_of(run.training.checkpoint_parts))
+    store = open_store(run, loaded.model.vision_tower, loaded.processor)
+    data["train_dataset"].features = store
     return LLaVATrainer(
         model=model,
         args=run.training,
@@ -148,6 +158,7 @@ def build_trainer(run: Run, loaded):
         rates=rates,
         resolved=resolved(run),
         fingerprint=data["train_dataset"].fingerprint,
+        features=None if store is None else FeatureCache(loaded.model.vision_tower, store),
         **data,
     )
 

@@ -31,14 +31,20 @@ def join_media(rows: list[dict]) -> dict:
     """The media of all rows, rows first: pixel_values (sum N, 3, S, S), frame_times, and two lists on the
     host.
 
-    Empty when no row has media.
+    Empty when no row has media. Where features are stored, `stored_media` has (key, frames, is stored) of
+    every file, and `tower_tokens` (sum N, P, D) stands for the pixels of those that are.
     """
     rows = [row for row in rows if row.get("medium_frames")]
     if not rows:
         return {}
-    return {
+    media = {
         "pixel_values": torch.cat([row["pixel_values"] for row in rows]),
         "frame_times": torch.cat([row["frame_times"] for row in rows]),
         "medium_frames": [count for row in rows for count in row["medium_frames"]],
         "medium_is_video": [kind for row in rows for kind in row["medium_is_video"]],
     }
+    if "stored_media" in rows[0]:
+        media["stored_media"] = [medium for row in rows for medium in row["stored_media"]]
+    if tokens := [row["tower_tokens"] for row in rows if "tower_tokens" in row]:
+        media["tower_tokens"] = torch.cat(tokens)
+    return media
