@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quicksviewer.model.config import CubingConfig, ResamplerConfig, ThumbnailConfig
 from quicksviewer.model.multimodal_cubing import CUBINGS, Thumbnail, build_cubing, pool_frames
@@ -297,3 +298,27 @@ def test_the_prior_of_a_video_does_not_depend_on_its_neighbours():
     alone = cubing(calm, [9], [True]).gate_logits
     beside = cubing(torch.cat([wild, calm]), [12, 9], [True, True]).gate_logits[-8:]
     torch.testing.assert_close(beside, alone)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("kind", sorted(set(CUBINGS) - {"optimal"}))
+def test_memory_grows_with_the_frames(kind):
+    """Not with their square: four times the frames, four times the largest tensor."""
+    sizes, cubing = [], make(kind=kind).eval()
+    for count in (2500, 10_000):
+        with LargestTensor() as largest, torch.no_grad():
+            cubing(features(count), [count], [True])
+        sizes.append(largest.numel)
+    assert sizes[1] <= 4.1 * sizes[0]
