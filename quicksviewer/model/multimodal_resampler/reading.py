@@ -48,8 +48,9 @@ class FrameSoftmax(NamedTuple):
     """Tokens times their inverse spreads."""
     parts_nPS: Tensor
     """float32."""
-    log_sum_nS: Tensor
-    """Log-sum-exp of the scores; float32."""
+    top_n1S: Tensor
+    sum_n1S: Tensor
+    """The largest score, and the sum of the exponentials of all scores less it."""
 
     @classmethod
     def of(cls, tokens_nPd: Tensor, scale_nP1: Tensor, query_Sd: Tensor, plane_PS: Tensor) -> "FrameSoftmax":
@@ -57,7 +58,11 @@ class FrameSoftmax(NamedTuple):
         scores_nPS = (scaled_nPd.flatten(0, 1) @ query_Sd.T).view(*tokens_nPd.shape[:2], -1).float()
         top_n1S = scores_nPS.add_(plane_PS).amax(dim=1, keepdim=True)
         sum_n1S = scores_nPS.sub_(top_n1S).exp_().sum(dim=1, keepdim=True)
-        return cls(scaled_nPd, scores_nPS.div_(sum_n1S), sum_n1S.log_().add_(top_n1S).squeeze(1))
+        return cls(scaled_nPd, scores_nPS.div_(sum_n1S), top_n1S, sum_n1S)
+
+    def log_sum(self) -> Tensor:
+        """Log-sum-exp of the scores: (n, S) float32."""
+        return (self.sum_n1S.log() + self.top_n1S).squeeze(1)
 
     def read(self) -> Tensor:
         """What each query reads from each frame alone: (n, S, d) float32."""
@@ -88,7 +93,7 @@ class ReadCubes(torch.autograd.Function):
         chunks, scales, log_sums = chunks_of(tokens_NPd, len(query)), [], []
         for rows in chunks:
             scales.append(inverse_spread(tokens_NPd[rows], gram))
-            log_sums.append(FrameSoftmax.of(tokens_NPd[rows], scales[-1], query, plane_PS).log_sum_nS)
+            log_sums.append(FrameSoftmax.of(tokens_NPd[rows], scales[-1], query, plane_PS).log_sum())
         weight_NJS = cube_weights(torch.cat(log_sums) + time_NS, share_NJ, cube_NJ, num_cubes)
         factor_NJS = weight_NJS * share_NJ[..., None]
         out_CSd = weight_NJS.new_zeros(num_cubes, len(query), tokens_NPd.shape[-1])
@@ -106,7 +111,7 @@ class ReadCubes(torch.autograd.Function):
     def backward(ctx, grad_CSd):
         tokens_NPd, gram, query, plane, scale_NP1, weight_NJS, share_NJ, cube_NJ, out_CSd = ctx.saved_tensors
         along_CS = (grad_CSd * out_CSd).sum(dim=-1)
-        sums = [torch.zeros_like(t, dtype=torch.float32) for t in (gram, query, plane)]
+        sums = [None, None, None]
         grad_tokens = torch.empty_like(tokens_NPd) if ctx.needs_input_grad[0] else None
         time, share = [], []
         for rows in chunks_of(tokens_NPd, len(query)):
@@ -119,15 +124,20 @@ class ReadCubes(torch.autograd.Function):
                 grad_tokens[rows] = parts[0]
             time.append(merge[1])
             share.append(merge[3])
-            for total, part in zip(sums, parts[1:], strict=True):
-                total += part
+            sums = [plus(total, part.float()) for total, part in zip(sums, parts[1:], strict=True)]
         return grad_tokens, *sums, torch.cat(time), torch.cat(share), None, None
+
+
+def plus(total: Tensor | None, part: Tensor) -> Tensor:
+    """Adds to a sum in place; the first part becomes the sum."""
+    return part if total is None else total.add_(part)
 
 
 def backward_of_merge(read_nSd, grad_CSd, along_CS, weight_nJS, share_nJ, cube_nJ):
     """Gradients of what frames read (n, S, d), of their scores in their cubes (n, S), the product of the
     first with what was read (n, S), which a softmax needs, and the gradient of the shares (n, J)."""
-    grad_read, grad_score, along_read, grad_share = 0.0, 0.0, 0.0, []
+    grad_read = grad_score = along_read = None
+    grad_share = []
     columns = zip(cube_nJ.T, weight_nJS.unbind(1), share_nJ.T, strict=True)
     for cube_n, weight_nS, share_n in columns:
         grad_nSd = grad_CSd[cube_n]
@@ -135,9 +145,9 @@ def backward_of_merge(read_nSd, grad_CSd, along_CS, weight_nJS, share_nJ, cube_n
         gain_nS = weight_nS * (along_nS - along_CS[cube_n])
         factor_nS = weight_nS * share_n[:, None]
         grad_share.append(gain_nS.sum(dim=-1))
-        grad_score = grad_score + gain_nS * share_n[:, None]
-        along_read = along_read + factor_nS * along_nS
-        grad_read = grad_nSd.mul_(factor_nS[..., None]) + grad_read
+        grad_score = plus(grad_score, gain_nS * share_n[:, None])
+        along_read = plus(along_read, along_nS.mul_(factor_nS))
+        grad_read = plus(grad_read, grad_nSd.mul_(factor_nS[..., None]))
     return grad_read, grad_score, along_read, torch.stack(grad_share, dim=1)
 
 
