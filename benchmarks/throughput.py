@@ -32,17 +32,19 @@ SHAPES = {
     "tiny": ({}, {}, 48),
     "100m": (
         dict(
-            hidden_size=768,
-            intermediate_size=2304,
+            vocab_size=32_000,
+            hidden_size=640,
+            intermediate_size=1920,
             num_hidden_layers=12,
-            num_attention_heads=12,
-            num_key_value_heads=4,
+            num_attention_heads=10,
+            num_key_value_heads=5,
         ),
         dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=6),
         8,
     ),
 }
-"""Size -> shape of the language model (default: that of recipe tiny) and of the tower; rows of an epoch."""
+"""Size -> shape of the language model (default: that of recipe tiny) and of the tower; rows of an epoch. The
+larger one has the vocabulary of a LLaMA, of which the rows use a little."""
 DATA = "captions,questions,images,texts"
 BATCH = 8
 STAGE = "stage3"

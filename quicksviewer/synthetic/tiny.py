@@ -110,7 +110,8 @@ def save_llama_tokenizer(folder: Path, texts: list[str]) -> None:
 
 
 def make_language_model(folder: Path, family: str, texts: list[str], seed: int = 0, **shape) -> None:
-    """A random language model and a tokenizer learned from `texts`, as a checkpoint folder."""
+    """A random language model and a tokenizer learned from `texts`, as a checkpoint folder. `shape`: keys of
+    its config in place of LM_SHAPE's; a `vocab_size` may exceed what the tokenizer uses."""
     config_class, model_class = (
         load_target(name) for name in lookup(LANGUAGE_MODELS, family, "language model")
     )
@@ -121,10 +122,13 @@ def make_language_model(folder: Path, family: str, texts: list[str], seed: int =
         tokenizer = qwen2_tokenizer(texts)
         tokenizer.save_pretrained(folder)
     # As published models do, leave room in the embedding for tokens that are added later.
-    vocab_size = -(-(len(tokenizer) + 16) // 64) * 64
-    config = config_class(
-        vocab_size=vocab_size, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, **{**LM_SHAPE, **shape}
-    )
+    rows = -(-(len(tokenizer) + 16) // 64) * 64
+    ids = dict(vocab_size=rows, bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
+    config = config_class(**{**LM_SHAPE, **ids, **shape})
+    if config.vocab_size < rows:
+        raise ValueError(
+            f"the tokenizer needs {rows} rows of the embedding, vocab_size is {config.vocab_size}"
+        )
     torch.manual_seed(seed)
     model_class(config).save_pretrained(folder)
 
