@@ -13,8 +13,7 @@ num_gpus() {
     nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true
   fi
 }
-GPUS=$(num_gpus)
-((GPUS)) || export DS_ACCELERATOR=cpu OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+((GPUS=$(num_gpus))) || export DS_ACCELERATOR=cpu OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 # first_host NODES   Where the nodes meet.
 first_host() {
@@ -23,7 +22,7 @@ first_host() {
   scontrol show hostnames "${SLURM_JOB_NODELIST:?more than one node needs MASTER_ADDR}" | sed -n 1p
 }
 
-# launch STAGE FLAG...   The caller's flags come last, so they win.
+# launch STAGE FLAG...   The caller's flags win.
 launch() {
   local nodes=${NNODES:-${SLURM_NNODES:-1}} cluster=(--standalone) host cmd
   if [[ $nodes != 1 || -n ${MASTER_ADDR:-}${MASTER_PORT:-} ]]; then
@@ -31,10 +30,11 @@ launch() {
     cluster=(--nnodes "$nodes" --node_rank "${NODE_RANK:-${SLURM_NODEID:-0}}" --master_addr "$host")
     cluster+=(--master_port "${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-9500} % 20000))}") # one per job
   fi
+  cluster+=(--shutdown_timeout "${SHUTDOWN_TIMEOUT:-110}") # seconds in which a stopped run writes its checkpoint
   cluster+=(--nproc_per_node "${NPROC_PER_NODE:-$((GPUS ? GPUS : 1))}" ${MAX_RESTARTS:+--max_restarts "$MAX_RESTARTS"})
   cmd=(python -m torch.distributed.run "${cluster[@]}" -m "${ENTRY:-quicksviewer.train.train}")
   cmd+=(--recipe "${RECIPE:-7b}" --stage "$1" ${MAX_RESTARTS:+--resume_from_checkpoint last} "${@:2}")
-  if [[ -n ${DRY_RUN:-} ]]; then printf '%q ' "${cmd[@]}" && echo && exit; fi
+  [[ -z ${DRY_RUN:-} ]] || { printf '%q ' "${cmd[@]}" && echo && exit; }
   python -m quicksviewer.train.prepare --recipe "${RECIPE:-7b}" --stage "$1" "${@:2}"
   exec "${cmd[@]}"
 }

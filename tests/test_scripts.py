@@ -90,18 +90,30 @@ def test_a_stage_names_itself_and_the_users_flags_come_last(launch, script):
     assert tail == ["--recipe", "7b", "--stage", stage, *user]
 
 
-STATIC = {"--nnodes": "1", "--node_rank": "0", "--nproc_per_node": "1", "--master_port": "29500"}
+STATIC = {
+    "--shutdown_timeout": "110",
+    "--nnodes": "1",
+    "--node_rank": "0",
+    "--nproc_per_node": "1",
+    "--master_port": "29500",
+}
 MACHINES = {
-    "nothing set": ({}, {"--standalone": "", "--nproc_per_node": "1"}),
-    "processes": ({"NPROC_PER_NODE": "2"}, {"--standalone": "", "--nproc_per_node": "2"}),
-    "four gpus": ({"nvidia_smi": FOUR_GPUS}, {"--standalone": "", "--nproc_per_node": "4"}),
+    "nothing set": ({}, ALONE | {"--nproc_per_node": "1"}),
+    "processes": (
+        {"NPROC_PER_NODE": "2"},
+        ALONE | {"--nproc_per_node": "2"},
+    ),
+    "four gpus": (
+        {"nvidia_smi": FOUR_GPUS},
+        ALONE | {"--nproc_per_node": "4"},
+    ),
     "two of four gpus": (
         {"nvidia_smi": FOUR_GPUS, "CUDA_VISIBLE_DEVICES": "1,3"},
-        {"--standalone": "", "--nproc_per_node": "2"},
+        ALONE | {"--nproc_per_node": "2"},
     ),
     "gpus hidden": (
         {"nvidia_smi": FOUR_GPUS, "CUDA_VISIBLE_DEVICES": "-1"},
-        {"--standalone": "", "--nproc_per_node": "1"},
+        ALONE | {"--nproc_per_node": "1"},
     ),
     "a port": (
         {"MASTER_PORT": "1234"},
@@ -117,7 +129,7 @@ MACHINES = {
     ),
     "slurm, one node": (
         SLURM | {"SLURM_NNODES": "1", "SLURM_NODEID": "0"},
-        {"--standalone": "", "--nproc_per_node": "1"},
+        ALONE | {"--nproc_per_node": "1"},
     ),
     "own words before slurm's": (
         SLURM | {"NNODES": "3", "NODE_RANK": "2", "MASTER_ADDR": "head", "MASTER_PORT": "1"},

@@ -11,6 +11,7 @@ Letters: N frames, P patches of a frame, D width.
 import hashlib
 import json
 import os
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-FORMAT = 1
+FORMAT = 2
 """Counts changes of what a file holds, or of how frames are chosen and resized."""
 
 
@@ -73,7 +74,7 @@ class FeatureStore:
         """Write a medium, whole or not at all; of several writers of one name the last wins."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             save_file({name: tensor.cpu().contiguous() for name, tensor in vars(seen).items()}, aside)
             os.replace(aside, path)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -159,6 +160,12 @@ class SizeTable:
         return sizes_of(self.tokens, self.frames)
 
     @property
+    def digest(self) -> str:
+        """Of what an order by length and modality depends on."""
+        parts = self.tokens.astype(np.int64), self.modality.astype(np.int64)
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
+
+    @property
     def reduced(self) -> np.ndarray:
         """Indices of the rows that are held to fewer frames."""
         return np.flatnonzero(self.max_frames)
@@ -167,7 +174,7 @@ class SizeTable:
         """Written aside, then renamed."""
         arrays = {key: value for key, value in vars(self).items() if key != "unusable"}
         reasons = np.frombuffer(json.dumps(self.unusable).encode(), dtype=np.uint8)
-        aside = path.with_suffix(f".{os.getpid()}.npz")
+        aside = path.with_suffix(f".{uuid.uuid4().hex}.npz")
         np.savez(aside, unusable=reasons, **arrays)
         aside.replace(path)
 

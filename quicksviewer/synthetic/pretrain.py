@@ -22,7 +22,7 @@ from quicksviewer.synthetic.world import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, 
 from quicksviewer.utils.batching import batch_rows
 from quicksviewer.utils.registry import load_target
 
-PLACES = 4
+PLACES = 2
 """Columns and rows of the grid in which the tower learns to say where the shape is."""
 LABELS = {
     "colour": tuple(COLOURS),

@@ -15,7 +15,7 @@ from quicksviewer.synthetic.tiny import LANGUAGE_MODELS, TOWERS
 from quicksviewer.synthetic.world import WorldConfig
 from quicksviewer.utils.registry import lookup
 
-VERSION = 8
+VERSION = 9
 """Raise it when code here changes what the same settings make."""
 
 

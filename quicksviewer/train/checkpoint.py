@@ -41,6 +41,8 @@ class DataState:
     """Of one epoch."""
     seed: int
     order: str
+    step_rows: int
+    """Samples of an optimizer step, over all processes."""
     step: int = 0
     """Optimizer steps done."""
     position: int = 0
@@ -62,12 +64,13 @@ class DataState:
 
     def expected_by(self, run: "DataState") -> "DataState":
         """This state, if it counts along the order of `run`; else ResumeError: samples would be lost."""
-        for name in ("fingerprint", "rows", "seed", "order"):
+        for name in ("fingerprint", "rows", "seed", "order", "step_rows"):
             if (was := getattr(self, name)) != (now := getattr(run, name)):
                 raise ResumeError(
                     f"the checkpoint counts samples in another order: {name} was {was!r}, is {now!r} now. "
-                    "Resume with the same data, --seed and --train_sampling_strategy, or start a new run "
-                    "from its weights: --model_name_or_path"
+                    "Resume with the same data, --seed, --train_sampling_strategy and rows of a step "
+                    "(per_device_train_batch_size x gradient_accumulation_steps x processes), or start a new "
+                    "run from its weights: --model_name_or_path"
                 )
         return self
 
@@ -96,17 +99,44 @@ def publish(written: Path, final: Path) -> None:
     barrier()
 
 
-def keep_newest(run_dir: Path, limit: int | None, here: bool) -> None:
-    """Remove the oldest checkpoints beyond `limit`, on the process that writes."""
-    if here and limit:
-        for folder in numbered_checkpoints(run_dir)[:-limit]:
-            shutil.rmtree(folder)
+def keep_newest(run_dir: Path, limit: int | None) -> None:
+    """Remove the oldest checkpoints beyond `limit`."""
+    for folder in numbered_checkpoints(run_dir)[:-limit] if limit else ():
+        shutil.rmtree(folder)
+
+
+def abandon_later(run_dir: Path, step: int) -> None:
+    """Rename checkpoints after the step at which a run starts: they belong to another history, and neither
+    `last` nor the limit of checkpoints must count them."""
+    if is_main():
+        for folder in numbered_checkpoints(run_dir):
+            if _number(folder) > step:
+                new = folder.with_name(f"{folder.name}.abandoned")
+                shutil.rmtree(new, ignore_errors=True)
+                folder.rename(new)
+                logger.warning("%s is of an earlier run that went further; it is now %s", folder, new.name)
+    barrier()
+
+
+def check_optimizer(checkpoint: Path, with_deepspeed: bool) -> None:
+    """ResumeError where the optimizer of this engine would silently start afresh."""
+    needed = ("latest",) if with_deepspeed else ("optimizer.pt", "scheduler.pt")
+    if missing := [name for name in needed if not (checkpoint / name).is_file()]:
+        raise ResumeError(
+            f"{checkpoint} has no {' and no '.join(missing)}: it was written "
+            f"{'without' if with_deepspeed else 'with'} DeepSpeed, or without an optimizer. Resume with the "
+            "engine that wrote it, or start a new run from its weights: --model_name_or_path"
+        )
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.split("-", 1)[1])
 
 
 def numbered_checkpoints(run_dir: Path) -> list[Path]:
     """checkpoint-N folders, oldest first, whole or not."""
     found = [p for p in run_dir.glob("checkpoint-*") if p.name.split("-", 1)[1].isdigit()]
-    return sorted(found, key=lambda folder: int(folder.name.split("-", 1)[1]))
+    return sorted(found, key=_number)
 
 
 def save_extras(model, folder: Path, state_dict: dict | None = None) -> None:
@@ -160,6 +190,9 @@ def safe_save_model_for_hf_trainer(trainer, output_dir: str) -> None:
 
 def newest_checkpoint(output_dir: str) -> str | None:
     """The newest checkpoint-N that is as its manifest says, or None. A warning names those passed over."""
+    for old in Path(output_dir).glob("checkpoint-*.replaced"):  # a crash between the two renames of `seal`
+        if not (whole := old.with_suffix("")).exists():
+            old.rename(whole)
     for folder in reversed(numbered_checkpoints(Path(output_dir))):
         try:
             check(folder)

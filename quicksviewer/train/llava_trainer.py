@@ -18,7 +18,9 @@ from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.train.checkpoint import (
     STAGING,
     DataState,
+    abandon_later,
     aside,
+    check_optimizer,
     keep_newest,
     load_extras,
     publish,
@@ -66,6 +68,10 @@ class LLaVATrainer(Trainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         """As the Trainer does; data and optimizer go on where they were, on any number of ranks."""
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        start = self._start_of_data()
+        if self._resumed_from is not None:
+            check_optimizer(self._resumed_from, self.is_deepspeed_enabled)
+        abandon_later(Path(self.args.output_dir), start.step)
         if self._resumed_from is not None and self.is_deepspeed_enabled:
             resume_from_checkpoint = str(self._for_our_ranks(self._resumed_from))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -140,13 +146,14 @@ class LLaVATrainer(Trainer):
             rows=len(self.train_dataset),
             seed=seed,
             order=self._order_name(),
+            step_rows=self._share().step,
         )
         return fresh if self._resumed_from is None else DataState.load(self._resumed_from).expected_by(fresh)
 
     def _order_name(self) -> str:
-        """What a checkpoint says of the order; one grouped by length depends on the rows of a step, too."""
+        """What a checkpoint says of the order; one grouped by length depends on what was measured, too."""
         if self.args.group_by_modality_length:
-            return f"grouped by modality and length in steps of {self._share().step}"
+            return f"grouped by modality and length {self.train_dataset.table.digest}"
         return self.args.train_sampling_strategy
 
     def data_state(self) -> DataState:
@@ -154,6 +161,10 @@ class LLaVATrainer(Trainer):
         start = self._data_start
         steps = self.state.global_step - start.step
         return start.at(self.state.global_step, start.position + steps * self._step_rows)
+
+    def _prepare_input(self, data):
+        """Onto the device in its own precision: under DeepSpeed the Trainer rounds times to bfloat16."""
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     # --- loss
 
@@ -258,7 +269,8 @@ class LLaVATrainer(Trainer):
             if self.args.should_save:
                 self.data_state().save(written)
             publish(written, run_dir / name)
-        keep_newest(run_dir, self.args.save_total_limit, self.args.should_save)
+        if self.args.should_save:
+            keep_newest(run_dir, self.args.save_total_limit)
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)

@@ -98,8 +98,11 @@ def add_lora(model, args, stage: str):
     beside = tuple(prefix for prefix in trainable_prefixes(model, stage) if prefix not in adapted)
     train_only(model, beside)
     peft = get_peft_model(model, config)
+    learning, with_adapters = (tuple(f"{prefix}." for prefix in group) for group in (beside, adapted))
     for name, parameter in peft.named_parameters():
         plain = name.removeprefix("base_model.model.")
-        if plain.startswith(tuple(f"{prefix}." for prefix in beside)):
+        if plain.startswith(learning):
             parameter.requires_grad_(True)
+        elif not plain.startswith(with_adapters):  # --lora_bias all would train the biases of frozen parts
+            parameter.requires_grad_(False)
     return peft

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.train.args import Run, as_run, read_settings, resolved
@@ -79,8 +80,20 @@ def refuse_team(run: Run) -> None:
         raise ValueError(f"sequence parallelism {asked} needs the entry -m quicksviewer.train.train_hybrid")
 
 
+FIXED = {"average_tokens_across_devices": True, "auto_find_batch_size": False, "dataloader_drop_last": False}
+FIXED_BECAUSE = {
+    "average_tokens_across_devices": "the loss is divided by the tokens of the whole step",
+    "auto_find_batch_size": "the order of samples counts whole steps, so their size is given and stays",
+    "dataloader_drop_last": "epochs follow each other without a gap; there is no last batch to drop",
+}
+"""Arguments of transformers that have one value here, and why."""
+
+
 def check_run(run: Run) -> None:
     """ValueError for settings that contradict each other, before anything is loaded."""
+    for name, only in FIXED.items():
+        if getattr(run.training, name) != only:
+            raise ValueError(f"--{name} must be {only}: {FIXED_BECAUSE[name]}")
     check_lora(run.model)
     check_features(run)
     check_recompute(run.training)
@@ -107,8 +120,21 @@ def be_the_only_process() -> None:
 
 
 def start_process_group(use_cpu: bool) -> None:
-    """On CPU accelerate starts torch.distributed but not DeepSpeed's own handle on it, which ZeRO-3 needs."""
-    if (torch.cuda.is_available() and not use_cpu) or "LOCAL_RANK" not in os.environ:
+    """torch.distributed as the launcher describes it, with a store of its own for every restart.
+
+    torchrun keeps one store over its restarts, in which a new process would find the address of a lost one.
+    DeepSpeed is told as well: on CPU accelerate does not, and ZeRO-3 needs it.
+    """
+    on_gpu = torch.cuda.is_available() and not use_cpu
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if "LOCAL_RANK" not in os.environ or (on_gpu and restarts == "0"):
+        return
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store, rank, world = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"start {restarts}", store)
+    dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=world)
+    if on_gpu:
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed.ops

@@ -1,6 +1,6 @@
 """A folder is complete or it is ignored: `manifest.json`, written last, has every file's size and SHA-256.
 
-`seal` gives a folder that was written aside its own name, in one step that a crash cannot split.
+`seal` gives a folder that was written aside its own name. An older one of that name is kept until then.
 """
 
 import hashlib

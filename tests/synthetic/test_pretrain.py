@@ -23,6 +23,7 @@ from quicksviewer.synthetic.pretrain import (
 )
 from quicksviewer.synthetic.video import draw_frame
 from quicksviewer.synthetic.world import BACKGROUNDS, COLOURS, MOTIONS, draw_world
+from quicksviewer.utils.registry import load_target
 
 CONFIG = PretrainConfig(tower_steps=2, tower_batch=4, lm_steps=2, lm_batch=4)
 
@@ -125,12 +126,15 @@ def test_the_same_steps_make_the_same_language_model(tiny, tmp_path, family):
     assert AutoTokenizer.from_pretrained(tmp_path / "a")("red")["input_ids"]
 
 
-def test_muon_has_the_matrices_of_the_layers_and_adam_the_rest(tiny):
-    model = AutoModelForCausalLM.from_pretrained(tiny / "qwen2")
-    (muon, adam), _ = pretrain._lm_optimizers(model, PretrainConfig(lm_steps=3))
+@pytest.mark.parametrize("folder", ["qwen2", "llama", "siglip", "clip"])
+def test_muon_has_the_matrices_of_the_layers_and_adam_the_rest(tiny, folder):
+    model = load_target(f"transformers:AutoModel{'ForCausalLM' if folder in ('qwen2', 'llama') else ''}")
+    model = model.from_pretrained(tiny / folder)
     name_of = {id(p): name for name, p in model.named_parameters()}
-    groups = [{name_of[id(p)] for g in o.param_groups for p in g["params"]} for o in (muon, adam)]
-    assert groups[0] == {n for n in name_of.values() if n.endswith("_proj.weight")}
+    optimizers = pretrain.WarmUpOptimizer(model, PretrainConfig(), steps=3).optimizers
+    groups = [{name_of[id(p)] for g in o.param_groups for p in g["params"]} for o in optimizers]
+    layers = {name for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2}
+    assert groups[0] == layers
     assert groups[0] | groups[1] == set(name_of.values()) and not groups[0] & groups[1]
 
 

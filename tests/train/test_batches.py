@@ -3,9 +3,7 @@
 import json
 
 import pytest
-import yaml
-from test_engines import ROOT, run
-from tiny_world import MM
+from tiny_runs import ROOT, run, text_rows, video_rows, write_recipe
 
 STEPS = 2
 
@@ -13,33 +11,11 @@ STEPS = 2
 @pytest.fixture(scope="module")
 def recipe(tiny, tmp_path_factory):
     """Two steps over eight samples in their order: videos and texts with answers of very different length."""
-    folder = tmp_path_factory.mktemp("batches")
-    rows = [json.loads(line) for line in (tiny / "data/captions.jsonl").read_text().splitlines()[:4]]
-    rows = [{**row, "video": str(tiny / "data" / row["video"])} for row in rows]
-    texts = [json.loads(line) for line in (tiny / "data/texts.jsonl").read_text().splitlines()[:4]]
-    rows = [row for pair in zip(rows, texts, strict=True) for row in pair]
-    (folder / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shared = {
-        "model_name_or_path": str(tiny / "qwen2"),
-        "vision_tower": str(tiny / "siglip"),
-        "data_path": str(folder / "mixed.jsonl"),
-        "version": "plain",
-        "video_num_frames": 8,
-        "train_sampling_strategy": "sequential",
-        "max_steps": STEPS,
-        "learning_rate": 1.0e-3,
-        "max_grad_norm": 0.1,
-        "noise_start": 0.0,
-        "noise_end": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"mm": MM, "shared": shared, "stage1": {}, "stage2": {}, "stage3": {}}))
-    return path
+    pairs = zip(video_rows(tiny, 4), text_rows(tiny, 4), strict=True)
+    rows = [row for pair in pairs for row in pair]
+    steps = dict(max_steps=STEPS, train_sampling_strategy="sequential", learning_rate=1e-3, max_grad_norm=0.1)
+    noise = dict(noise_start=0.0, noise_end=0.0)
+    return write_recipe(tiny, tmp_path_factory.mktemp("batches"), rows, **steps, **noise)
 
 
 def split(ranks: int, rows: int, accumulation: int, *more: str) -> tuple[int, list[str]]:

@@ -5,69 +5,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
-STEPS = 10
-
-
-@pytest.fixture(scope="module")
-def recipe(tiny, tmp_path_factory):
-    """A recipe of ten steps over captions and texts, without noise: the same on any number of ranks.
-
-    Eight rows: the last step of an epoch is full, so that no rank is given rows twice to make it so.
-    """
-    folder = tmp_path_factory.mktemp("engines")
-    rows = [json.loads(line) for line in (tiny / "data/captions.jsonl").read_text().splitlines()[:4]]
-    rows = [{**row, "video": str(tiny / "data" / row["video"])} for row in rows]
-    rows += [json.loads(line) for line in (tiny / "data/texts.jsonl").read_text().splitlines()]
-    (folder / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shared = {
-        "model_name_or_path": str(tiny / "qwen2"),
-        "vision_tower": str(tiny / "siglip"),
-        "data_path": str(folder / "mixed.jsonl"),
-        "version": "plain",
-        "video_num_frames": 8,
-        "max_steps": STEPS,
-        "learning_rate": 2.0e-3,
-        "noise_start": 0.0,
-        "noise_end": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 3,
-    }
-    mm = {
-        "cubing": {"frames_per_cube": 3},
-        "resampler": {"queries": 4, "head_width": 32},
-        "layout": {"time_digits": 2, "time_decimals": 0},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"mm": mm, "shared": shared, "stage1": {}, "stage2": {}, "stage3": {}}))
-    return path
-
-
-def command(recipe, out, processes, *flags, stage="stage3"):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    launcher = launcher if processes > 1 else []
-    module = ["-m", "quicksviewer.train.train", "--recipe", str(recipe), "--stage", stage]
-    return [sys.executable, *launcher, *module, "--output_dir", str(out), *flags]
-
-
-def run(recipe, out, processes, *flags, **kwargs) -> list[dict]:
-    """The logs of a run's steps. Fails with the run's output when it fails."""
-    words = command(recipe, out, processes, *flags, **kwargs)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
-    return [entry for entry in history if "loss" in entry]
+from tiny_runs import ROOT, STEPS, command, run
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_engines import ROOT, command, recipe, run  # noqa: F401  (recipe is a fixture)
+from tiny_runs import ROOT, command, run
 from tiny_world import fresh
 
 from quicksviewer.data.collator import DataCollatorForSupervisedDataset
@@ -196,7 +196,7 @@ def test_a_stored_medium_is_not_decoded_and_a_changed_one_is(tiny, tmp_path, mon
 # --- runs ---
 
 
-def test_a_run_with_features_on_disk_has_the_losses_of_one_without(recipe, tmp_path):  # noqa: F811
+def test_a_run_with_features_on_disk_has_the_losses_of_one_without(recipe, tmp_path):
     flags = ["--per_device_train_batch_size", "4"]
     plain = run(recipe, tmp_path / "plain", 1, *flags, stage="stage1")
     flags += ["--feature_cache", str(tmp_path / "features")]
@@ -221,7 +221,7 @@ def test_a_tower_that_learns_is_refused(stage, parts):
         check_features(asked(stage, parts))
 
 
-def test_a_sharded_tower_and_a_team_are_refused(recipe, tmp_path):  # noqa: F811
+def test_a_sharded_tower_and_a_team_are_refused(recipe, tmp_path):
     flags = ["--feature_cache", str(tmp_path / "f"), "--deepspeed", str(ROOT / "zero3.json")]
     words = command(recipe, tmp_path / "out", 1, *flags, stage="stage1")
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_engines import recipe, run  # noqa: F401  (recipe is a fixture)
+from tiny_runs import run
 from tiny_world import fresh, video_row, videos
 from torch import nn
 
@@ -201,7 +201,7 @@ def test_a_quantised_run_loads_to_the_logits_it_had(tiny, tmp_path, bits):
 
 
 @needs_bitsandbytes
-def test_a_quantised_run_learns_and_two_ranks_under_zero_2_follow_it(recipe, tmp_path):  # noqa: F811
+def test_a_quantised_run_learns_and_two_ranks_under_zero_2_follow_it(recipe, tmp_path):
     quantised = ["--lora_enable", "True", "--bits", "4", "--lora_dropout", "0", "--max_steps", "6"]
     single = run(recipe, tmp_path / "one", 1, *quantised, "--per_device_train_batch_size", "4")
     zero = ["--per_device_train_batch_size", "2", "--deepspeed", str(ROOT / "zero2.json")]

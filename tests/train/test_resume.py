@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_engines import ROOT, recipe, run  # noqa: F401  (a fixture)
+from tiny_runs import ROOT, run
 
 HERE = Path(__file__).parent
 FLAGS = ["--max_steps", "6", "--save_strategy", "steps", "--save_steps", "2", "--per_device_train_batch_size"]
@@ -23,7 +23,7 @@ def instants() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ended(recipe, tmp_path_factory):  # noqa: F811
+def ended(recipe, tmp_path_factory):
     """Output folders of the calm run and of the killed and resumed ones, and by instant their exit codes."""
     folder = tmp_path_factory.mktemp("killed")
 
@@ -54,7 +54,7 @@ def test_a_killed_run_ends_bit_for_bit_as_the_calm_one(ended, instant):
     assert not (resumed / "unfinished").exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_a_named_one_refused(ended, recipe, tmp_path):  # noqa: F811
+def test_a_damaged_checkpoint_is_passed_over_and_a_named_one_refused(ended, recipe, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(ended[0] / "calm", out)
     weights = out / "checkpoint-6/model.safetensors"
@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_named_one_refused(ended, reci
     assert (out / "model.safetensors").read_bytes() == (ended[0] / "calm/model.safetensors").read_bytes()
 
 
-def test_other_data_are_refused(ended, recipe, tmp_path):  # noqa: F811
+def test_other_data_are_refused(ended, recipe, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(ended[0] / "calm", out)
     words = [sys.executable, "-m", "quicksviewer.train.train", "--recipe", str(recipe), "--stage", "stage3"]
@@ -89,7 +89,7 @@ ENGINES = {"no DeepSpeed": [], "zero2": ["--deepspeed", "zero2.json"], "zero3": 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_two_ranks_then_one_then_two_walk_the_same_way(ended, recipe, tmp_path, engine):  # noqa: F811
+def test_two_ranks_then_one_then_two_walk_the_same_way(ended, recipe, tmp_path, engine):
     flags = [*FLAGS[:-1], *ENGINES[engine]]
     rows, last = "--per_device_train_batch_size", ("--resume_from_checkpoint", "last")
     calm = run(recipe, tmp_path / "calm", 2, *flags, rows, "2")

@@ -4,54 +4,24 @@ The optimizer is SGD: AdamW would hide gradients that are too large by a factor.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
+import tiny_runs
+from tiny_runs import ROOT, text_rows, video_rows, write_recipe
 
 from quicksviewer.train import train, train_hybrid
 
-ROOT = Path(__file__).resolve().parents[3]
 STEPS = 4
 
 
 @pytest.fixture(scope="module")
 def recipe(tiny, tmp_path_factory):
     """Two videos and two texts, with the gate's noise: what a team draws has to be what one process draws."""
+    rows = video_rows(tiny, 2) + text_rows(tiny, 2)
+    sgd = dict(optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0.0)
     folder = tmp_path_factory.mktemp("hybrid")
-    rows = [json.loads(line) for line in (tiny / "data/captions.jsonl").read_text().splitlines()[:2]]
-    rows = [{**row, "video": str(tiny / "data" / row["video"])} for row in rows]
-    rows += [json.loads(line) for line in (tiny / "data/texts.jsonl").read_text().splitlines()[:2]]
-    (folder / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shared = {
-        "model_name_or_path": str(tiny / "qwen2"),
-        "vision_tower": str(tiny / "siglip"),
-        "data_path": str(folder / "mixed.jsonl"),
-        "version": "plain",
-        "video_num_frames": 8,
-        "max_steps": STEPS,
-        "learning_rate": 0.1,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "cubing_aux_weight": 0.1,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 3,
-    }
-    mm = {
-        "cubing": {"frames_per_cube": 3},
-        "resampler": {"queries": 4, "head_width": 32},
-        "layout": {"time_digits": 2, "time_decimals": 0},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"mm": mm, "shared": shared, "stage1": {}, "stage2": {}, "stage3": {}}))
-    return path
+    return write_recipe(tiny, folder, rows, max_steps=STEPS, cubing_aux_weight=0.1, **sgd)
 
 
 def deepspeed(folder: Path, stage: int) -> list[str]:
@@ -64,13 +34,7 @@ def deepspeed(folder: Path, stage: int) -> list[str]:
 
 
 def run(recipe, out, entry: str, processes: int, *flags: str) -> list[dict]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    module = ["-m", f"quicksviewer.train.{entry}", "--recipe", str(recipe), "--stage", "stage3"]
-    words = [sys.executable, *(launcher if processes > 1 else []), *module, "--output_dir", str(out), *flags]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
-    return [entry for entry in history if "loss" in entry]
+    return tiny_runs.run(recipe, out, processes, *flags, entry=entry)
 
 
 @pytest.fixture(scope="module")
