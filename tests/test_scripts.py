@@ -90,13 +90,9 @@ def test_a_stage_names_itself_and_the_users_flags_come_last(launch, script):
     assert tail == ["--recipe", "7b", "--stage", stage, *user]
 
 
-STATIC = {
-    "--shutdown_timeout": "110",
-    "--nnodes": "1",
-    "--node_rank": "0",
-    "--nproc_per_node": "1",
-    "--master_port": "29500",
-}
+PATIENCE = {"--shutdown_timeout": "110"}
+ALONE = PATIENCE | {"--standalone": ""}
+STATIC = PATIENCE | {"--nnodes": "1", "--node_rank": "0", "--nproc_per_node": "1", "--master_port": "29500"}
 MACHINES = {
     "nothing set": ({}, ALONE | {"--nproc_per_node": "1"}),
     "processes": (
