@@ -103,7 +103,7 @@ class LLaVATrainer(Trainer):
         start = self._start_of_data()
         args, share, length = self.args, self._share(), len(self.train_dataset)
         stream = SampleStream(self._order(start.seed, share), length)
-        self._data_start, self._step_rows = start, share.step
+        self._data_start = start
         workers = args.dataloader_num_workers
         return DataLoader(
             self.train_dataset,
@@ -160,7 +160,7 @@ class LLaVATrainer(Trainer):
         """Where the run stands in the order of samples, after the last whole step."""
         start = self._data_start
         steps = self.state.global_step - start.step
-        return start.at(self.state.global_step, start.position + steps * self._step_rows)
+        return start.at(self.state.global_step, start.position + steps * start.step_rows)
 
     def _prepare_input(self, data):
         """Onto the device in its own precision: under DeepSpeed the Trainer rounds times to bfloat16."""

@@ -188,6 +188,25 @@ class Cubing(nn.Module):
 
         The noise (training only) is drawn from `generator`, which lives on the device of the frames.
         """
+        cubes = self.cubes_of(frames, is_video)
+        gated = GatedFrames.of(frames, is_video, pooled_ND.device)
+        if gated is None:
+            return Cuts.from_mask(torch.ones(sum(frames), device=pooled_ND.device), cubes)
+        cuts = [k - 1 for k, n, v in zip(cubes, frames, is_video, strict=True) if v and n > 1]
+        with torch.autocast(pooled_ND.device.type, enabled=False):
+            return self.cut(pooled_ND.float(), gated, cubes, cuts, noise_weight, generator)
+
+    def cut(
+        self,
+        pooled_ND: Tensor,
+        gated: GatedFrames,
+        cubes: list[int],
+        cuts: list[int],
+        noise_weight: float,
+        generator: torch.Generator | None,
+    ) -> Cuts:
+        """What `forward` does where a frame can open a cube: `cuts` of them in each video of two frames or
+        more, `cubes` of each medium. In float32, autocast off."""
         raise NotImplementedError
 
     def choose(self, score_G: Tensor, gated: GatedFrames, cuts: list[int]) -> Tensor:

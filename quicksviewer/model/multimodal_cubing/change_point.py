@@ -10,23 +10,11 @@ from quicksviewer.model.multimodal_cubing.base import Cubing, Cuts, GatedFrames
 class ScoredCubing(Cubing):
     """Cuts at the best scores of a function of the frames. No weights, no noise."""
 
-    def forward(
-        self,
-        pooled_ND: Tensor,
-        frames: list[int],
-        is_video: list[bool],
-        noise_weight: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> Cuts:
-        """See `Cubing.forward`; nothing has a gradient."""
-        cubes = self.cubes_of(frames, is_video)
-        gated = GatedFrames.of(frames, is_video, pooled_ND.device)
-        mask_N = torch.ones(sum(frames), device=pooled_ND.device)
-        if gated is not None:
-            cuts = [k - 1 for k, n, v in zip(cubes, frames, is_video, strict=True) if v and n > 1]
-            with torch.no_grad(), torch.autocast(pooled_ND.device.type, enabled=False):
-                mask_N = gated.mask(self.cuts(pooled_ND.float(), gated, cuts).float(), sum(frames))
-        return Cuts.from_mask(mask_N, cubes)
+    @torch.no_grad()
+    def cut(self, pooled_ND, gated: GatedFrames, cubes, cuts, noise_weight: float, generator) -> Cuts:
+        """See `Cubing.cut`; nothing has a gradient."""
+        opens_G = self.cuts(pooled_ND, gated, cuts).float()
+        return Cuts.from_mask(gated.mask(opens_G, len(pooled_ND)), cubes)
 
     def cuts(self, pooled_ND: Tensor, gated: GatedFrames, cuts: list[int]) -> Tensor:
         """Which gated frames open a cube: (G,) bool, `cuts` of each video."""

@@ -91,26 +91,14 @@ class MomentumCubing(Cubing):
         if self.energy_slope is not None:
             nn.init.constant_(self.energy_slope, self.config.energy_prior)
 
-    def forward(
-        self,
-        pooled_ND: Tensor,
-        frames: list[int],
-        is_video: list[bool],
-        noise_weight: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> Cuts:
-        """See `Cubing.forward`. `gate_logits` are those without noise."""
-        cubes = self.cubes_of(frames, is_video)
-        gated = GatedFrames.of(frames, is_video, pooled_ND.device)
-        if gated is None:
-            return Cuts.from_mask(torch.ones(sum(frames), device=pooled_ND.device), cubes)
-        with torch.autocast(pooled_ND.device.type, enabled=False):
-            logits_G2 = self.gate(gated.pad(pooled_ND.float()), gated)
-            cuts_V = [k - 1 for k, n, v in zip(cubes, frames, is_video, strict=True) if v and n > 1]
-            draw = self.draw(logits_G2, gated, cuts_V, noise_weight, generator)
-            mask_N = gated.mask(self.weights(draw), sum(frames))
-            share_N3 = self.shares(draw, gated, mask_N) if self.training and self.reads_shares else None
-            opens_N = gated.mask(draw.hard_G, sum(frames))
+    def cut(self, pooled_ND, gated: GatedFrames, cubes, cuts, noise_weight: float, generator) -> Cuts:
+        """See `Cubing.cut`. `gate_logits` are those without noise."""
+        frames = len(pooled_ND)
+        logits_G2 = self.gate(gated.pad(pooled_ND), gated)
+        draw = self.draw(logits_G2, gated, cuts, noise_weight, generator)
+        mask_N = gated.mask(self.weights(draw), frames)
+        share_N3 = self.shares(draw, gated, mask_N) if self.training and self.reads_shares else None
+        opens_N = gated.mask(draw.hard_G, frames)
         return Cuts.from_mask(mask_N, cubes, logits_G2, share_N3, opens_N=opens_N)
 
     def draw(self, logits_G2, gated: GatedFrames, cuts: list[int], noise_weight: float, generator) -> Draw:

@@ -45,32 +45,19 @@ class RouterCubing(Cubing):
         super().__init__(config, vision_width)
         self.before_fn, self.after_fn = Project(vision_width), Project(vision_width)
 
-    def forward(
-        self,
-        pooled_ND: Tensor,
-        frames: list[int],
-        is_video: list[bool],
-        noise_weight: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> Cuts:
-        """See `Cubing.forward`. There is no noise; `gate_logits` differ by the log odds of a cut."""
-        cubes = self.cubes_of(frames, is_video)
-        gated = GatedFrames.of(frames, is_video, pooled_ND.device)
-        if gated is None:
-            return Cuts.from_mask(torch.ones(sum(frames), device=pooled_ND.device), cubes)
-        with torch.autocast(pooled_ND.device.type, enabled=False):
-            before_GD = self.before_fn(pooled_ND[gated.frame_G - 1])
-            after_GD = self.after_fn(pooled_ND[gated.frame_G])
-            cut_G = (1 - F.cosine_similarity(before_GD, after_GD, dim=-1)) / 2
-            cut_G = cut_G.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-            odds_G = cut_G.logit()
-            cuts = [k - 1 for k, n, v in zip(cubes, frames, is_video, strict=True) if v and n > 1]
-            hard_G = self.choose(odds_G.detach(), gated, cuts).float()
-            mask_N = gated.mask(straight_through(hard_G, cut_G), sum(frames))
-            confidence_N = gated.mask(cut_G, sum(frames))
+    def cut(self, pooled_ND, gated: GatedFrames, cubes, cuts, noise_weight: float, generator) -> Cuts:
+        """See `Cubing.cut`. There is no noise; `gate_logits` differ by the log odds of a cut."""
+        frames = len(pooled_ND)
+        before_GD = self.before_fn(pooled_ND[gated.frame_G - 1])
+        after_GD = self.after_fn(pooled_ND[gated.frame_G])
+        cut_G = (1 - F.cosine_similarity(before_GD, after_GD, dim=-1)) / 2
+        cut_G = cut_G.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        odds_G = cut_G.logit()
+        hard_G = self.choose(odds_G.detach(), gated, cuts).float()
+        mask_N = gated.mask(straight_through(hard_G, cut_G), frames)
         logits_G2 = torch.stack([-odds_G / 2, odds_G / 2], dim=1)
         plain = Cuts.from_mask(mask_N, cubes, logits_G2)
-        confidence_C = confidence_N[plain.first_frame]
+        confidence_C = gated.mask(cut_G, frames)[plain.first_frame]
         penalty = RATIO_WEIGHT * ratio_loss(cut_G, gated, to_device(cuts, cut_G.device))
         return Cuts.from_mask(mask_N, cubes, logits_G2, None, confidence_C, penalty)
 
