@@ -106,7 +106,17 @@ def test_every_form_of_import_is_seen(monkeypatch, text, parts):
 
 OPTIONAL = (
     *("bitsandbytes", "flash_attn", "decord", "torchcodec", "torchvision", "liger_kernel", "gguf", "ray"),
-    *("pyarrow", "pandas", "matplotlib", "scenedetect", "cv2", "datasets", "sklearn", "rapidfuzz", "easy_vqa"),
+    *(
+        "pyarrow",
+        "pandas",
+        "matplotlib",
+        "scenedetect",
+        "cv2",
+        "datasets",
+        "sklearn",
+        "rapidfuzz",
+        "easy_vqa",
+    ),
 )
 HEAVY = ("torch", "numpy", "transformers", "deepspeed", "peft", "av", "PIL", "yaml", "rich", *OPTIONAL[7:])
 
