@@ -11,41 +11,48 @@ import numpy as np
 
 from quicksviewer.utils.frame_plan import FramePlan, plan_frames
 from quicksviewer.utils.image import load_image
-from quicksviewer.utils.media import MediaError, MediaLimits
-from quicksviewer.utils.registry import lookup
+from quicksviewer.utils.media import VIDEO_KINDS, MediaError, MediaLimits
+from quicksviewer.utils.media_gate import RootedPath, open_medium
+from quicksviewer.utils.registry import load_target, lookup
 from quicksviewer.utils.tsv import TSVReader, TSVWriter
 from quicksviewer.utils.video import VideoInfo, VideoReader
-from quicksviewer.utils.video_av import PyAVReader
-from quicksviewer.utils.video_extra import DecordReader, TorchCodecReader
 
 __all__ = [
     "VIDEO_READERS",
     "FramePlan",
     "MediaError",
     "MediaLimits",
+    "RootedPath",
     "TSVReader",
     "TSVWriter",
     "VideoInfo",
     "VideoReader",
     "load_image",
+    "open_medium",
     "open_video",
     "plan_frames",
     "read_video",
 ]
 
-VIDEO_READERS = {"av": PyAVReader, "decord": DecordReader, "torchcodec": TorchCodecReader}
-"""Decoder name to reader class (path, limits)."""
+VIDEO_READERS = {
+    "av": "quicksviewer.utils.video_av:PyAVReader",
+    "decord": "quicksviewer.utils.video_extra:DecordReader",
+    "torchcodec": "quicksviewer.utils.video_extra:TorchCodecReader",
+}
+"""Decoder name to "module:class", called with (MediaFile, limits)."""
 
 
 def open_video(
-    path: str | os.PathLike, decoder: str = "av", limits: MediaLimits | None = None
+    ref: str | os.PathLike | bytes, decoder: str = "av", limits: MediaLimits | None = None
 ) -> VideoReader:
-    """A reader of a video file, to be used in a `with`.
+    """A reader of a video (a path, bytes or a data URL: see `open_medium`), to be used in a `with`.
 
     Raises MediaError for a file that cannot be used, ValueError for an unknown decoder, ModuleNotFoundError
     for one whose package is not installed.
     """
-    return lookup(VIDEO_READERS, decoder, "video decoder")(path, limits)
+    reader = load_target(lookup(VIDEO_READERS, decoder, "video decoder"))
+    limits = limits or MediaLimits()
+    return reader(open_medium(ref, VIDEO_KINDS, limits), limits)
 
 
 def read_video(

@@ -1,15 +1,13 @@
 """Pictures from files or bytes, always upright RGB."""
 
-import io
 import os
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from quicksviewer.utils.media import HEAD_BYTES, IMAGE_KINDS, MediaError, MediaLimits, check_file, check_kind
-
-BYTES_NAME = "<bytes>"
-"""Stands for the path in errors about a picture that came as bytes."""
+from quicksviewer.utils.media import IMAGE_KINDS, MediaError, MediaLimits
+from quicksviewer.utils.media_gate import MediaFile, open_medium
 
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 """EXIF's tag for how a picture is turned, and its values that swap width and height."""
@@ -21,34 +19,31 @@ def load_image(source: str | os.PathLike | bytes, limits: MediaLimits | None = N
     Raises MediaError: no such file, not a picture by its content, damaged, truncated, beyond the limits.
     """
     limits = limits or MediaLimits()
-    in_memory = isinstance(source, bytes | bytearray | memoryview)
-    name = BYTES_NAME if in_memory else os.fspath(source)
-    if in_memory:
-        limits.check_bytes(name, len(source))
-        kind = check_kind(name, bytes(source[:HEAD_BYTES]), IMAGE_KINDS)
-    else:
-        kind = check_file(source, IMAGE_KINDS, limits)
-    try:
-        with Image.open(io.BytesIO(source) if in_memory else source, formats=[kind]) as image:
-            limits.check_pixels(name, *image.size)
-            image.load()
-            return to_rgb(image)
-    # Damaged pictures make PIL's plugins fail in all these ways.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise MediaError(name, f"damaged {kind}: {error}") from error
+    with open_medium(source, IMAGE_KINDS, limits) as medium, opened(medium, limits) as image:
+        image.load()
+        return to_rgb(image)
 
 
-def image_size(path: str | os.PathLike, limits: MediaLimits | None = None) -> tuple[int, int]:
+def image_size(source: str | os.PathLike | bytes, limits: MediaLimits | None = None) -> tuple[int, int]:
     """Width and height of a picture as `load_image` gives it, from its head alone. Raises MediaError."""
     limits = limits or MediaLimits()
-    kind = check_file(path, IMAGE_KINDS, limits)
+    with open_medium(source, IMAGE_KINDS, limits) as medium, opened(medium, limits) as image:
+        turned = image.getexif().get(ORIENTATION, 1) in TURNED
+        return image.size[::-1] if turned else image.size
+
+
+@contextmanager
+def opened(medium: MediaFile, limits: MediaLimits):
+    """The picture of a medium, read as far as its head and not too large. Raises MediaError, also of what is
+    done with it."""
     try:
-        with Image.open(path, formats=[kind]) as image:
-            limits.check_pixels(os.fspath(path), *image.size)
-            turned = image.getexif().get(ORIENTATION, 1) in TURNED
-            return image.size[::-1] if turned else image.size
+        with medium.reader() as file, Image.open(file, formats=[medium.kind]) as image:
+            limits.check_pixels(medium.name, *image.size)
+            limits.check_expansion(medium.name, medium.size, *image.size)
+            yield image
+    # Damaged pictures make PIL's plugins fail in all these ways.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise MediaError(os.fspath(path), f"damaged {kind}: {error}") from error
+        raise MediaError(medium.name, f"damaged {medium.kind}: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -6,14 +6,17 @@ tells, and it stays inside the limits.
 """
 
 import os
-import stat
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import BinaryIO
+from typing import BinaryIO, Literal, get_args
 
 HEAD_BYTES = 512
 """How much of a file is read to tell its kind."""
+EXPANSION_FLOOR = 2**24
+"""Decoded bytes below which a picture may be packed however densely: blank pages are."""
+MAX_BOXES = 2**18
+"""Boxes at the top of an mp4: a recording in fragments of a second has two of them a second."""
 
 
 class MediaError(Exception):
@@ -27,22 +30,43 @@ class MediaError(Exception):
         return f"{self.path}: {self.reason}"
 
 
+Isolation = Literal["none", "process"]
+"""Where media are decoded: in this process, or in a child that can be killed (utils/decode_pool.py)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MediaLimits:
-    """What is refused before memory is taken for it."""
+    """What is refused before memory is taken for it, and how a decoder is held to its promises."""
 
     max_pixels: int = 2**26
     """Width times height of one picture."""
     max_seconds: float = 24 * 3600
     """Length of a video."""
+    max_frames: int = 2**23
+    """Frames of a video: a day at 97 frames per second."""
+    max_pictures: int = 2**16
+    """Pictures of one row of a store: 18 hours at one per second."""
     max_bytes: int = 2**36
     """Size of a file."""
+    max_memory_bytes: int = 2**30
+    """Size of what comes in memory: a row of a store, a member of an archive, an upload."""
     max_decoded_bytes: int = 2**34
     """Decoded frames that one call may return."""
+    max_expansion: float = 10_000
+    """Decoded bytes of a picture per encoded byte. Pictures of less than EXPANSION_FLOOR may have more."""
+    max_links: int = 1
+    """Names (hard links) of a file under a media root: of a second one nobody knows where it lies."""
+    isolation: Isolation = "none"
+    decode_seconds: float = 120
+    """With isolation "process": how long one call of a decoder may take."""
+    decode_memory: int = 2**32
+    """With isolation "process": bytes that a decoder may take, beside the frames that it returns."""
 
     def __post_init__(self):
+        if self.isolation not in get_args(Isolation):
+            raise ValueError(f"isolation must be one of {get_args(Isolation)}, got {self.isolation!r}")
         for field in fields(self):
-            if not getattr(self, field.name) > 0:
+            if field.name != "isolation" and not getattr(self, field.name) > 0:
                 raise ValueError(f"{field.name} must be positive, got {getattr(self, field.name)}")
 
     def check_pixels(self, path: str | os.PathLike, width: int, height: int) -> None:
@@ -52,15 +76,33 @@ class MediaLimits:
             raise MediaError(path, reason)
 
     def check_bytes(self, path: str | os.PathLike, size: int) -> None:
-        """Raises MediaError when an encoded medium is too large."""
+        """Raises MediaError when an encoded file is too large."""
         if size > self.max_bytes:
             raise MediaError(path, f"{size} bytes, the limit is {self.max_bytes}")
+
+    def check_memory(self, path: str | os.PathLike, size: int) -> None:
+        """Raises MediaError when something is too large to be held in memory. Ask before reading it."""
+        if size > self.max_memory_bytes:
+            raise MediaError(path, f"{size} bytes in memory, the limit is {self.max_memory_bytes}")
+
+    def check_pictures(self, path: str | os.PathLike, count: int) -> None:
+        """Raises MediaError when a row of a store has too many pictures. Ask before parsing them."""
+        if count > self.max_pictures:
+            raise MediaError(path, f"{count} pictures in one row, the limit is {self.max_pictures}")
+
+    def check_expansion(self, path: str | os.PathLike, encoded: int, width: int, height: int) -> None:
+        """Raises MediaError when a picture is a bomb: few bytes that become very many."""
+        decoded = width * height * 3
+        if decoded > EXPANSION_FLOOR and decoded > self.max_expansion * encoded:
+            reason = f"{encoded} bytes become {decoded}, the limit is {self.max_expansion} for each"
+            raise MediaError(path, reason)
 
 
 SIGNATURES: tuple[tuple[str, dict[int, bytes]], ...] = (
     ("HEIF image", {4: b"ftypheic"}),
     ("HEIF image", {4: b"ftypmif1"}),
     ("AVIF image", {4: b"ftypavif"}),
+    ("JPEG 2000 image", {4: b"ftypjp2 "}),
     ("mp4", {4: b"ftyp"}),
     ("mp4", {4: b"moov"}),
     ("mp4", {4: b"mdat"}),
@@ -77,6 +119,18 @@ SIGNATURES: tuple[tuple[str, dict[int, bytes]], ...] = (
     ("BMP", {0: b"BM", 6: b"\0\0\0\0"}),
     ("playlist", {0: b"#EXTM3U"}),
     ("playlist", {0: b"ffconcat"}),
+    ("playlist", {0: b"[playlist]"}),
+    ("JPEG 2000 image", {4: b"jP  \r\n\x87\n"}),
+    ("JPEG 2000 image", {0: b"\xff\x4f\xff\x51"}),
+    ("JPEG XL image", {4: b"JXL \r\n\x87\n"}),
+    ("TIFF image", {0: b"II*\0"}),
+    ("TIFF image", {0: b"MM\0*"}),
+    ("TIFF image", {0: b"II+\0"}),
+    ("TIFF image", {0: b"MM\0+"}),
+    ("PostScript", {0: b"%!PS"}),
+    ("PostScript", {0: b"\xc5\xd0\xd3\xc6"}),
+    ("Photoshop image", {0: b"8BPS"}),
+    ("icon", {0: b"\0\0\1\0"}),
     ("MPEG transport stream", {0: b"\x47", 188: b"\x47"}),
     ("MPEG program stream", {0: b"\x00\x00\x01\xba"}),
     ("Flash video", {0: b"FLV\x01"}),
@@ -135,32 +189,18 @@ def os_errors(path: str | os.PathLike):
         raise MediaError(path, (error.strerror or str(error)).lower()) from error
 
 
-def check_file(path: str | os.PathLike, allowed: Iterable[str], limits: MediaLimits) -> str:
-    """The kind of a file that may be decoded.
-
-    Raises MediaError: no file, a folder or device, empty, another kind, too large, truncated.
-    """
-    with os_errors(path):
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise MediaError(path, f"is {what}")
-        limits.check_bytes(path, status.st_size)
-        with open(path, "rb") as file:
-            kind = check_kind(path, file.read(HEAD_BYTES), allowed)
-            if damage := WHOLE_CHECKS.get(kind, _nothing_to_check)(file, status.st_size):
-                raise MediaError(path, damage)
-    return kind
-
-
-def _nothing_to_check(file: BinaryIO, size: int) -> None:
-    return None
+def check_whole(path: str | os.PathLike, kind: str, file: BinaryIO, size: int) -> None:
+    """Raises MediaError when a file of an allowed kind is truncated, as far as its structure tells."""
+    if (damage_of := WHOLE_CHECKS.get(kind)) and (damage := damage_of(file, size)):
+        raise MediaError(path, damage)
 
 
 def _mp4_damage(file: BinaryIO, size: int) -> str | None:
     """Walk the boxes: none of weight may reach past the end of the file, the index (moov) must be there."""
-    position, seen = 0, set()
+    position, seen, boxes = 0, set(), 0
     while position + 8 <= size:
+        if (boxes := boxes + 1) > MAX_BOXES:
+            return f"more than {MAX_BOXES} boxes, as no recorder writes them"
         file.seek(position)
         header = file.read(16)
         length, name = int.from_bytes(header[:4]), header[4:8]

@@ -12,8 +12,9 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from quicksviewer.utils.media import VIDEO_KINDS, MediaError, MediaLimits, check_file
-from quicksviewer.utils.video import path_for_decoder
+from quicksviewer.utils.container import open_container, pick_stream
+from quicksviewer.utils.media import VIDEO_KINDS, MediaError, MediaLimits
+from quicksviewer.utils.media_gate import open_medium
 
 KEY_FRAME_BONUS = 1.0
 """Log score of a key frame after the first. Regular key frames say nothing, so it is small beside a cut's."""
@@ -32,12 +33,10 @@ class Packets:
 
 def read_packets(path: str | os.PathLike, limits: MediaLimits | None = None) -> Packets:
     """The packets of the file's best video stream. MediaError where it has none or cannot be read."""
-    kind = check_file(path, VIDEO_KINDS, limits or MediaLimits())
+    limits = limits or MediaLimits()
     try:
-        with av.open(path_for_decoder(os.fspath(path)), format=kind, metadata_errors="replace") as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise MediaError(path, "has no video stream")
+        with open_medium(path, VIDEO_KINDS, limits) as medium, open_container(medium) as container:
+            stream = pick_stream(container, medium, limits)
             rows = [
                 (packet.pts, packet.size, packet.is_keyframe)
                 for packet in container.demux(stream)

@@ -1,6 +1,5 @@
 """What every video reader has in common: the facts it tells, the calls it answers, the limits it keeps."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +26,9 @@ class VideoInfo:
     width: int
     height: int
     codec: str
+    decoder: str = ""
+    """Who says so, and decodes the frames: the name of a row of VIDEO_READERS, and its version."""
+    decoder_version: str = ""
 
     def __post_init__(self):
         for name in ("duration", "num_frames", "fps", "width", "height"):
@@ -40,11 +42,11 @@ class VideoReader(Protocol):
     def probe(self) -> VideoInfo:
         """Facts about the video."""
 
-    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+    def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
         """The frames on screen at these seconds after the first frame: uint8 (N, H, W, 3), RGB, upright.
 
         In the order asked, repetitions included. Before the start it is the first frame, behind the end the
-        last.
+        last. `out`: memory of this shape that they are written to.
         Raises MediaError when the video is damaged on the way, ValueError on a time that is no number.
         """
 
@@ -75,6 +77,8 @@ def check_info(info: VideoInfo, limits: MediaLimits) -> VideoInfo:
     limits.check_pixels(info.path, info.width, info.height)
     if info.duration > limits.max_seconds:
         raise MediaError(info.path, f"lasts {info.duration:.1f} s, the limit is {limits.max_seconds} s")
+    if info.num_frames > limits.max_frames:
+        raise MediaError(info.path, f"has {info.num_frames} frames, the limit is {limits.max_frames}")
     return info
 
 
@@ -91,8 +95,3 @@ def index_at(starts_F: np.ndarray, seconds_N: np.ndarray, slack: float) -> np.nd
     """Index of the last frame that starts at or before each time: int64 (N,)."""
     index_N = np.searchsorted(starts_F, seconds_N + slack, side="right") - 1
     return index_N.clip(0, len(starts_F) - 1)
-
-
-def path_for_decoder(path: str | os.PathLike) -> str:
-    """An absolute path, which no decoder can take for an address, a device or a protocol ("concat:a|b")."""
-    return os.path.abspath(os.fspath(path))

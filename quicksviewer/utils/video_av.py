@@ -5,7 +5,6 @@ Time inside is counted in ticks, the integer unit of the stream. The walk holds 
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -13,19 +12,12 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from quicksviewer.utils.media import VIDEO_KINDS, MediaError, MediaLimits, check_file
-from quicksviewer.utils.video import (
-    MAX_THREADS,
-    Closing,
-    VideoInfo,
-    check_info,
-    checked_times,
-    path_for_decoder,
-    room_for,
-)
+from quicksviewer.utils.container import codec_of, open_container, pick_stream, second_container
+from quicksviewer.utils.media import MediaError, MediaLimits
+from quicksviewer.utils.media_gate import MediaFile
+from quicksviewer.utils.video import MAX_THREADS, Closing, VideoInfo, check_info, checked_times, room_for
 
 MIN_JUMP_FRAMES = 12
 """Shorter gaps are decoded: a jump empties the decoder, which costs about this many frames."""
@@ -45,11 +37,12 @@ class Shot(NamedTuple):
 class PyAVReader(Closing):
     """Reads one video file. See VideoReader."""
 
-    def __init__(self, path: str | os.PathLike, limits: MediaLimits | None = None):
-        """Opens the file, decodes its first frame. Raises MediaError when that fails or a limit is passed."""
-        self.path = os.fspath(path)
+    NAME, VERSION = "av", av.__version__
+
+    def __init__(self, medium: MediaFile, limits: MediaLimits | None = None):
+        """Takes the file over, decodes its first frame. MediaError when that fails or a limit is passed."""
+        self._medium, self.path, self._kind = medium, medium.name, medium.kind
         self._limits = limits or MediaLimits()
-        self._kind = check_file(path, VIDEO_KINDS, self._limits)
         self._container = None
         self._converter = VideoReformatter()
         try:
@@ -63,9 +56,9 @@ class PyAVReader(Closing):
     def probe(self) -> VideoInfo:
         return self._info
 
-    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+    def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
         ticks = [self._tick_of(second) for second in checked_times(times)]
-        pixels_NHWC = room_for(len(ticks), self._info, self._limits)
+        pixels_NHWC = room_for(len(ticks), self._info, self._limits) if out is None else out
         done = None
         for place in sorted(range(len(ticks)), key=ticks.__getitem__):
             frame = self._move_to(ticks[place])
@@ -77,6 +70,10 @@ class PyAVReader(Closing):
         return pixels_NHWC
 
     def close(self) -> None:
+        self._let_go()
+        self._medium.close()
+
+    def _let_go(self) -> None:
         self._walk = self._shown = self._ahead = self._stream = None
         if self._container is not None:
             self._container.close()
@@ -85,34 +82,20 @@ class PyAVReader(Closing):
     # Opening and measuring
 
     def _open(self) -> None:
-        """Stand on the first frame of a freshly opened file."""
-        self.close()
+        """Stand on the first frame of a freshly opened container."""
+        self._let_go()
         with self._errors("cannot be opened"):
-            self._container = self._new_container()
-            self._stream = self._pick_stream()
-            self._stream.thread_type = "AUTO"
-            self._stream.codec_context.thread_count = MAX_THREADS
+            self._open_stream()
             if self._kind == "matroska":
                 self._load_cues()
         if not self._start_walk(after_jump=False):
             raise MediaError(self.path, f"holds a {self._codec()} stream, but no frame in it can be decoded")
 
-    def _new_container(self):
-        # The demuxer is named, so that ffmpeg cannot choose one by itself.
-        return av.open(path_for_decoder(self.path), format=self._kind, metadata_errors="replace")
-
-    def _pick_stream(self):
-        streams = self._container.streams
-        films = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
-        if not films:
-            found = ", ".join(sorted({s.type for s in streams})) or "nothing"
-            raise MediaError(self.path, f"has no video stream; found {found}")
-        best = streams.best("video")
-        stream = best if best in films else films[0]
-        if stream.codec_context is None:
-            raise MediaError(self.path, "its video codec has no decoder here")
-        self._limits.check_pixels(self.path, stream.codec_context.width, stream.codec_context.height)
-        return stream
+    def _open_stream(self) -> None:
+        self._container = open_container(self._medium)
+        self._stream = pick_stream(self._container, self._medium, self._limits)
+        self._stream.thread_type = "AUTO"
+        self._stream.codec_context.thread_count = MAX_THREADS
 
     def _load_cues(self) -> None:
         """A matroska file reads its list of key frames at the first jump: jump to where we are."""
@@ -120,8 +103,7 @@ class PyAVReader(Closing):
             self._container.seek(0)
         except av.FFmpegError:
             self._container.close()
-            self._container = self._new_container()
-            self._stream = self._pick_stream()
+            self._open_stream()
 
     def _measure(self) -> VideoInfo:
         frames, seconds = self._stream.frames, self._stated_seconds()
@@ -168,7 +150,7 @@ class PyAVReader(Closing):
         They are read, not decoded.
         """
         ticks, end, index = [], 0, self._stream.index_entries
-        with self._errors("cannot be measured"), self._new_container() as container:
+        with self._errors("cannot be measured"), second_container(self._medium) as container:
             stream = container.streams[self._stream.index]
             if not from_start and (key := index.search_timestamp(2**62, backward=True)) >= 0:
                 container.seek(index[key].timestamp, stream=stream)
@@ -283,7 +265,7 @@ class PyAVReader(Closing):
         return float(seconds / self._stream_base())
 
     def _codec(self) -> str:
-        return self._stream.codec_context.name
+        return codec_of(self._stream)
 
     def _pixels(self, frame) -> np.ndarray:
         """RGB of a frame, upright: uint8 (H, W, 3). A stream that changes its size is scaled to its first."""

@@ -3,13 +3,14 @@
 They answer as the PyAV reader does; differences that their packages force are told at each class.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
-from quicksviewer.utils.media import VIDEO_KINDS, MediaError, MediaLimits, check_file
+from quicksviewer.utils.container import check_container
+from quicksviewer.utils.media import MediaError, MediaLimits
+from quicksviewer.utils.media_gate import MediaFile
 from quicksviewer.utils.registry import require
 from quicksviewer.utils.video import (
     MAX_THREADS,
@@ -18,7 +19,6 @@ from quicksviewer.utils.video import (
     check_info,
     checked_times,
     index_at,
-    path_for_decoder,
     room_for,
 )
 
@@ -29,13 +29,17 @@ EXTRA = "video"
 class _ForeignReader(Closing):
     """Checks before and around a decoder that is not ours."""
 
-    def __init__(self, path: str | os.PathLike, limits: MediaLimits | None = None):
-        """Raises MediaError when the file cannot be used, ModuleNotFoundError when the package is missing."""
-        self.path = os.fspath(path)
+    def __init__(self, medium: MediaFile, limits: MediaLimits | None = None):
+        """Takes the file over. MediaError when it cannot be used, ModuleNotFoundError without the package."""
+        self._medium, self.path = medium, medium.name
         self._limits = limits or MediaLimits()
-        check_file(path, VIDEO_KINDS, self._limits)
-        with self._errors("cannot be opened"):
-            self._info = check_info(self._open(path_for_decoder(path)), self._limits)
+        try:
+            check_container(medium, self._limits)
+            with self._errors("cannot be opened"):
+                self._info = check_info(self._open(medium.path), self._limits)
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self, path: str) -> VideoInfo:
         raise NotImplementedError
@@ -45,6 +49,7 @@ class _ForeignReader(Closing):
 
     def close(self) -> None:
         self._decoder = None
+        self._medium.close()
 
     @contextmanager
     def _errors(self, doing: str):
@@ -84,9 +89,9 @@ class DecordReader(_ForeignReader):
         height, width = self._decoder[0].shape[:2]
         return VideoInfo(self.path, float(duration), count, fps, width, height, "unknown")
 
-    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+    def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
         index_N = index_at(self._starts_F, checked_times(times), self.SLACK)
-        pixels_NHWC = room_for(len(index_N), self._info, self._limits)
+        pixels_NHWC = room_for(len(index_N), self._info, self._limits) if out is None else out
         with self._errors("damaged"):
             for index in np.unique(index_N):
                 pixels_NHWC[index_N == index] = self._frame(int(index))
@@ -118,9 +123,9 @@ class TorchCodecReader(_ForeignReader):
         fps = float(facts.average_fps)
         return VideoInfo(self.path, duration, int(facts.num_frames), fps, width, height, str(facts.codec))
 
-    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+    def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
         seconds_N = checked_times(times) + self.SLACK
-        pixels_NHWC = room_for(len(seconds_N), self._info, self._limits)
+        pixels_NHWC = room_for(len(seconds_N), self._info, self._limits) if out is None else out
         if len(seconds_N):
             # It refuses what lies outside the video.
             inside_N = self._begin + seconds_N.clip(0, self._info.duration - self.SLACK)
