@@ -1,28 +1,38 @@
 """Rows of a mixture become training samples, one at a time, when they are asked for."""
 
 import hashlib
-import json
+import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from quicksviewer.constants import IGNORE_INDEX, IMAGE_MARK, VIDEO_MARK
 from quicksviewer.data.collator import DataCollatorForSupervisedDataset
 from quicksviewer.data.features import FeatureStore
+from quicksviewer.data.ledger import BadMedium, BadRow, KnownBad, Ledger, digest, state_of
 from quicksviewer.data.lengths import SizeTable
 from quicksviewer.data.mixture import Mixture, parse_mixture
 from quicksviewer.data.packing import Caps, Packs, plan_packs
 from quicksviewer.data.preprocess import MediumRef, Sample, SampleError, modality, parse_sample
+from quicksviewer.data.stream import Drawn
 from quicksviewer.utils.batching import join_media
-from quicksviewer.utils.data_util import MediaError
+from quicksviewer.utils.data_util import MediaError, open_video
+from quicksviewer.utils.dist import rank
 
 MARK_OF = {"image": IMAGE_MARK, "video": VIDEO_MARK}
-GOLDEN = 0x9E3779B97F4A7C15
-"""Odd 64-bit constant of the golden ratio: its multiples spread replacements over the whole data set."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this share of the rows spread replacements over the whole data set."""
+LUCKLESS = 1e-9
+"""How often a row may stay without a replacement by chance alone."""
+
+
+class TooManyBadRows(SampleError):
+    """The share of rows that cannot be used is above the set one: the run ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +42,39 @@ class BadSamplePolicy:
 
     replace: bool = True
     """Off: the first bad row ends the run with its error."""
-    tries: int = 8
     max_share: float = 0.2
-    """More bad rows than this share (after the first 50 rows of a worker) end the run."""
+    """A larger share of bad rows among those that a process has drawn ends the run."""
+    first: int = 50
+    """Rows that a process draws before it judges."""
+
+    def __post_init__(self):
+        if not 0 <= self.max_share <= 1:
+            raise ValueError(f"a share of bad rows lies between 0 and 1, got {self.max_share}")
+
+    @property
+    def tries(self) -> int:
+        """Rows that are tried in the place of one, at most: as many as bad rows of the allowed share need."""
+        share = min(max(self.max_share, 0.05), 0.95)
+        return math.ceil(math.log(LUCKLESS) / math.log(share))
 
     def next_index(self, index: int, attempt: int, length: int) -> int:
-        return (index + attempt * GOLDEN) % length
+        """The row that is tried next; `length` attempts visit every row once."""
+        stride = max(int(length * GOLDEN), 1)
+        while math.gcd(stride, length) > 1:
+            stride += 1
+        return (index + attempt * stride) % length
+
+    def is_exceeded(self, bad: int, seen: int) -> bool:
+        """Whether `bad` of `seen` rows are more than chance makes of the allowed share: 3 standard errors."""
+        chance = 3 * math.sqrt(seen * self.max_share * (1 - self.max_share))
+        return seen > self.first and bad - self.max_share * seen > chance
 
 
 class LazySupervisedDataset(Dataset):
     """Samples of a mixture, as rows of the processor: input_ids, labels, and media.
 
-    A row that cannot be used is written to `quarantine` (a JSONL file: index, where, reason) and replaced.
+    A row that cannot be used is written to the ledger (ledger.py) and replaced. One that the ledger lists is
+    replaced without being decoded.
     """
 
     def __init__(
@@ -55,14 +86,19 @@ class LazySupervisedDataset(Dataset):
         quarantine: str | os.PathLike | None = None,
         table: SizeTable | None = None,
     ):
-        """`table`: sizes of the rows, if they were measured; videos are held to the frames that it says."""
+        """`quarantine`: file of the ledger. `table`: sizes of the rows, if they were measured; videos are
+        held to the frames that it says."""
         if not len(mixture):
             raise ValueError("the mixture has no rows")
         self.table = table
         self.mixture, self.processor, self.max_length = mixture, processor, max_length
         self.policy = policy or BadSamplePolicy()
-        self.quarantine = Path(quarantine) if quarantine else None
-        self._seen, self._bad = 0, {}
+        self.ledger = Ledger(quarantine)
+        self._seen = self._bad = 0
+        """Rows that this process has drawn, and those of them that could not be used."""
+        told = [processor.to_dict(), len(processor.tokenizer), max_length]
+        self.judges = (processor.media_config.decoder, digest(told))
+        """What a judgement depends on: of a whole medium the decoder, of anything else all settings."""
         self.features: FeatureStore | None = None
         """Where the tower's tokens of media are kept, for a tower that is frozen."""
 
@@ -76,17 +112,30 @@ class LazySupervisedDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """The row at an index, or its replacement."""
-        at = index
+        at, step = index, index.step if isinstance(index, Drawn) else None
         for attempt in range(1, self.policy.tries + 1):
-            self._seen += 1
-            try:
-                return self.load_at(at)
-            except (SampleError, MediaError) as error:
-                if not self.policy.replace:
-                    raise
-                self._record(at, error)
-                at = self.policy.next_index(index, attempt, len(self))
+            if (row := self._take(at, step)) is not None:
+                return row
+            at = self.policy.next_index(index, attempt, len(self))
         raise SampleError(f"row {index}", f"{self.policy.tries} replacements in a row cannot be used either")
+
+    def _take(self, index: int, step: int | None) -> dict | None:
+        """What stands at an index, or None if it cannot be used."""
+        return self._draw(index, step, self.load_at)
+
+    def _draw(self, index: int, step: int | None, load: Callable[[int], dict]) -> dict | None:
+        """One row, or None and a line in the ledger. TooManyBadRows ends the run."""
+        self._seen += 1
+        try:
+            return load(index)
+        except (SampleError, MediaError) as error:
+            if not self.policy.replace:
+                raise
+            self._bad += 1
+            if not isinstance(error, KnownBad):
+                self.ledger.add(self.describe(index, error, step))
+            self._check_share(error)
+            return None
 
     def load_at(self, index: int) -> dict:
         """What stands at an index. Raises as `load` does."""
@@ -103,10 +152,14 @@ class LazySupervisedDataset(Dataset):
     def load(self, index: int, max_frames: int | None = None) -> dict:
         """The row at an index, its videos held to `max_frames`.
 
-        SampleError (with file and line) or MediaError where it cannot be used.
+        SampleError (with file and line) where it cannot be used.
         """
         record, where = self.mixture[index]
+        self.ledger.refresh()
+        if (known := self.ledger.known(where, record, self.judges)) is not None:
+            raise KnownBad(where, known.reason)
         sample = parse_sample(record, where)
+        self._refuse_known_media(sample, where)
         media = [self._load_medium(ref, where, max_frames) for ref in sample.media]
         try:
             row = self.processor.encode_turns(sample.turns, media)
@@ -116,14 +169,32 @@ class LazySupervisedDataset(Dataset):
         source = sample.source or Path(where.rpartition(":")[0]).stem
         return row | {"groups": [(f"source/{source}", f"modality/{modality(sample)}")]}
 
+    def _refuse_known_media(self, sample: Sample, where: str) -> None:
+        for ref in sample.media:
+            if (known := self.ledger.known_medium(ref.path, self.judges)) is not None:
+                raise BadMedium(where, known.reason, ref.path, is_whole=True)
+
     def _load_medium(self, ref: MediumRef, where: str, max_frames: int | None):
         at = (ref.start, ref.end, ref.timestamps, max_frames)
         try:
             if self.features is not None:
                 return self._load_or_recall(ref, at)
             return self.processor.load(MARK_OF[ref.kind], ref.path, *at)
-        except (MediaError, ValueError) as error:
+        except MediaError as error:
+            raise BadMedium(where, str(error), ref.path, self._is_whole(ref)) from error
+        except ValueError as error:
             raise SampleError(where, str(error)) from error
+
+    def _is_whole(self, ref: MediumRef) -> bool:
+        """Whether a medium that has failed fails for every row: a video that cannot even be opened, and any
+        image."""
+        if ref.kind == "image":
+            return True
+        try:
+            with open_video(ref.path, self.processor.media_config.decoder):
+                return False
+        except MediaError:
+            return True
 
     def _load_or_recall(self, ref: MediumRef, at: tuple):
         """A medium with its key: what the tower saw of it if that is stored, else its pixels."""
@@ -143,23 +214,38 @@ class LazySupervisedDataset(Dataset):
         if all(label < 0 for label in row["labels"]):
             raise SampleError(where, f"sample {sample.uid} has nothing to learn: no text of the assistant")
 
-    def _record(self, index: int, error: Exception) -> None:
-        if index not in self._bad:
-            self._bad[index] = str(error)
-            self._note(index, str(error))
-        if self._seen > 50 and len(self._bad) > self.policy.max_share * self._seen:
-            raise SampleError(
-                str(self.quarantine or "data"),
-                f"{len(self._bad)} of {self._seen} rows cannot be used, the last: {error}",
-            ) from error
+    def describe(self, index: int, error: Exception, step: int | None = None, by: str = "train") -> BadRow:
+        """A row that has failed, as a line of the ledger."""
+        record, where = None, error.where if isinstance(error, SampleError) else ""
+        with suppress(SampleError):  # no JSON, which is what the error says
+            record, where = self.mixture[index]
+        uid = record.get("uid") if record is not None else None
+        path = error.path if isinstance(error, BadMedium) else None
+        is_whole = isinstance(error, BadMedium) and error.is_whole
+        worker = get_worker_info()
+        return BadRow(
+            where=where,
+            reason=error.reason if isinstance(error, SampleError) else str(error),
+            uid=uid if isinstance(uid, str) else None,
+            path=path,
+            is_whole=is_whole,
+            judge=self.judges[0 if is_whole else 1],
+            row=None if record is None else digest(record),
+            medium=None if path is None else state_of(path),
+            by=by,
+            index=int(index),
+            step=step,
+            rank=rank(),
+            worker=None if worker is None else worker.id,
+        )
 
-    def _note(self, index: int, reason: str) -> None:
-        """One line of the quarantine."""
-        if self.quarantine is not None:
-            self.quarantine.parent.mkdir(parents=True, exist_ok=True)
-            line = json.dumps({"index": index, "error": reason}, ensure_ascii=False) + "\n"
-            with self.quarantine.open("a", encoding="utf-8") as file:
-                file.write(line)
+    def _check_share(self, error: Exception) -> None:
+        if self.policy.is_exceeded(self._bad, self._seen):
+            raise TooManyBadRows(
+                str(self.ledger.path or "data"),
+                f"{self._bad} of {self._seen} rows cannot be used, more than a share of "
+                f"{self.policy.max_share} (--max_bad_share); the last: {error}",
+            ) from error
 
 
 class PackedDataset(LazySupervisedDataset):
@@ -184,7 +270,7 @@ class PackedDataset(LazySupervisedDataset):
                 "data", f"{len(table.unusable)} of {len(mixture)} rows cannot be used; {reason}"
             )
         for index, reason in table.unusable.items():
-            self._note(index, reason)
+            self.ledger.add(self.describe(index, SampleError("", reason)))
         packs = plan_packs(table.sizes[usable], caps)
         self.packs = Packs(usable[packs.samples], packs.starts)
 
@@ -203,17 +289,14 @@ class PackedDataset(LazySupervisedDataset):
 
     def load_at(self, pack: int) -> dict:
         """A pack as one row; SampleError where none of its samples can be used."""
-        rows = []
-        for index in self.packs[pack].tolist():
-            try:
-                rows.append(self._load_as_planned(index))
-            except (SampleError, MediaError) as error:
-                if not self.policy.replace:
-                    raise
-                self._record(index, error)
-        if not rows:
+        if (row := self._take(pack, None)) is None:
             raise SampleError(f"pack {pack}", "none of its samples can be used")
-        return join_rows(rows)
+        return row
+
+    def _take(self, pack: int, step: int | None) -> dict | None:
+        drawn = [self._draw(index, step, self._load_as_planned) for index in self.packs[pack].tolist()]
+        rows = [row for row in drawn if row is not None]
+        return join_rows(rows) if rows else None
 
     def _load_as_planned(self, index: int) -> dict:
         row = self.load(index, self._held_to(index))

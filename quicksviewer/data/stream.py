@@ -35,6 +35,20 @@ ORDERS: dict[str, Callable[[int, str, int], Order]] = {"random": shuffled, "sequ
 """Value of `--train_sampling_strategy` -> order of (rows, fingerprint, seed)."""
 
 
+class Drawn(int):
+    """A row, and the optimizer step (from 0) for which it is drawn: data workers do not know it otherwise."""
+
+    step: int
+
+    def __new__(cls, row: int, step: int):
+        drawn = super().__new__(cls, row)
+        drawn.step = step
+        return drawn
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        return int(self), self.step
+
+
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """Which part of every optimizer step is one process's."""
@@ -106,6 +120,7 @@ class StepSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         for _ in range(len(self) // self.share.accumulation):
-            rows = self.stream.take(self.position, self.share.step)
+            rows, step = self.stream.take(self.position, self.share.step), self.position // self.share.step
             self.position += self.share.step
-            yield from self.deal(rows, self.share)
+            for batch in self.deal(rows, self.share):
+                yield [Drawn(row, step) for row in batch]

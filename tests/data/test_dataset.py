@@ -77,7 +77,7 @@ def test_in_training_a_bad_row_is_recorded_and_replaced_by_the_same_rule_everywh
     assert first["input_ids"][:20] == second["input_ids"][:20]
     data[0]
     records = [json.loads(text) for text in (folder / "quarantine.jsonl").read_text().splitlines()]
-    assert {record["index"] for record in records} == {0} and "rows.jsonl:1" in records[0]["error"]
+    assert {record["index"] for record in records} == {0} and "rows.jsonl:1" in records[0]["where"]
 
 
 def test_when_nothing_is_usable_the_run_ends(folder, processor):
