@@ -96,6 +96,9 @@ class DataArguments:
     video_decoder: str | None = flag(None, "av, decord or torchcodec (fresh model: av).")
     max_bad_share: float = flag(0.2, "End the run when more than this share of the rows cannot be used.")
     stop_at_bad_sample: bool = flag(False, "End the run at the first row that cannot be used.")
+    quarantine: str | None = flag(
+        None, "Ledger of rows that cannot be used, read and written (default: quarantine.jsonl in output_dir)."
+    )
 
     MEDIA = {
         "video_fps": "fps",

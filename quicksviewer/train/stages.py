@@ -134,7 +134,7 @@ def build_data(run, processor) -> dict:
         run.training.model_max_length,
         run.data.data_registry,
         BadSamplePolicy(replace=not run.data.stop_at_bad_sample, max_share=run.data.max_bad_share),
-        Path(run.training.output_dir) / "quarantine.jsonl",
+        run.data.quarantine or Path(run.training.output_dir) / "quarantine.jsonl",
         run.training.loss_weighting,
         run.training.pack_caps(),
         measure_once(run, processor) if run.training.needs_sizes else None,
