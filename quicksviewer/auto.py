@@ -3,8 +3,17 @@
 
 def register() -> None:
     """Let AutoConfig, AutoProcessor and the AutoModels for text, with and without images, know our models."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoProcessor,
+    )
 
+    from quicksviewer.minimind.config import VLLMconfig, llmconfig
+    from quicksviewer.minimind.model import MiniMindForCausalLM, MiniMindModel
+    from quicksviewer.minimind.vision_encoder import MiniMindVLM
     from quicksviewer.model.language_model.llava_llama import LlavaLlamaConfig, LlavaLlamaForCausalLM
     from quicksviewer.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
     from quicksviewer.model.processor import QuicksviewerProcessor
@@ -15,3 +24,8 @@ def register() -> None:
         AutoModelForImageTextToText.register(config, model, exist_ok=True)
         AutoModelForCausalLM.register(config, model, exist_ok=True)
         AutoProcessor.register(config, QuicksviewerProcessor, exist_ok=True)
+    for config in (llmconfig, VLLMconfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(llmconfig, MiniMindModel, exist_ok=True)
+    AutoModelForCausalLM.register(llmconfig, MiniMindForCausalLM, exist_ok=True)
+    AutoModelForImageTextToText.register(VLLMconfig, MiniMindVLM, exist_ok=True)

@@ -17,7 +17,7 @@ GROUND = {"utils", "constants", "conversation"}
 LIBRARY = GROUND | {"model", "data", "synthetic"}
 MAY_IMPORT = {
     "__init__": {"auto"},
-    "auto": {"model"},
+    "auto": {"model", "minimind"},
     "__main__": {"utils"},
     "utils": set(),
     "constants": {"utils"},
