@@ -5,7 +5,16 @@ import torch
 from tiny_world import fresh, text_row, video_row, videos
 
 from quicksviewer.constants import IGNORE_INDEX
-from quicksviewer.model.documents import causal_in_documents, document_mask, next_tokens, positions
+from quicksviewer.model.documents import (
+    BY_DOCUMENT,
+    attend_by_document,
+    causal_in_documents,
+    document_inputs,
+    document_mask,
+    document_runs,
+    next_tokens,
+    positions,
+)
 from quicksviewer.utils.batching import batch_rows, join_media
 
 SEGMENTS = torch.tensor([[3, 3, 3, 1, 1, 0], [5, 2, 2, 2, 2, 2]])
@@ -38,10 +47,12 @@ def test_a_token_sees_earlier_tokens_of_its_document_alone():
             assert allowed[row, q, k] == (k <= q and segments[q] == segments[k])
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", BY_DOCUMENT])
 def test_a_packed_row_gives_the_loss_and_gradients_of_its_documents(tiny, attention):
     loaded = fresh(tiny)
     model = loaded.model.train()
+    attend_by_document(model.config)
+    assert model.config._attn_implementation == BY_DOCUMENT
     model.config._attn_implementation = attention
     rows = [video_row(loaded, videos(tiny)[0]), text_row(loaded), video_row(loaded, videos(tiny)[1])]
     loss = model(**packed(rows), num_items_in_batch=7).loss
@@ -85,6 +96,30 @@ def test_a_label_at_the_start_of_a_document_is_no_target(tiny):
     assert torch.equal(loaded.model(**batch).loss, loss)
 
 
+def test_documents_in_one_piece_need_no_mask():
+    assert document_runs(SEGMENTS) == [[3, 2, 1], [1, 5]]
+    inputs = document_inputs(SEGMENTS, BY_DOCUMENT, torch.float32)
+    assert inputs["attention_mask"].numel() == 1 and inputs["documents"] == [[3, 2, 1], [1, 5]]
+
+
+def test_a_document_in_pieces_is_read_through_a_mask():
+    pieces = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1]])
+    assert document_runs(pieces) is None
+    inputs = document_inputs(pieces, BY_DOCUMENT, torch.float32)
+    assert torch.equal(inputs.pop("attention_mask"), causal_in_documents(pieces)) and not inputs
+
+
+def test_by_document_reads_and_writes_as_sdpa_where_there_are_no_documents(tiny):
+    loaded = fresh(tiny)
+    batch = batch_rows([text_row(loaded), text_row(loaded, "And what happens after that?", "blue")], 0)
+    before = loaded.model.eval()(**batch).logits
+    asked = {"input_ids": batch["input_ids"][:1], "max_new_tokens": 5, "do_sample": False}
+    written = loaded.model.generate(**asked)
+    attend_by_document(loaded.model.config)
+    assert torch.equal(loaded.model(**batch).logits, before)
+    assert torch.equal(loaded.model.generate(**asked), written)
+
+
 def test_an_attention_without_masks_is_refused():
-    with pytest.raises(ValueError, match="flash_attention_2.*eager, sdpa"):
+    with pytest.raises(ValueError, match="flash_attention_2.*eager.*sdpa"):
         document_mask(SEGMENTS, "flash_attention_2", torch.float32)

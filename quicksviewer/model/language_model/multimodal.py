@@ -11,7 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from quicksviewer.constants import IGNORE_INDEX
 from quicksviewer.model.config import MultimodalConfig
-from quicksviewer.model.documents import document_mask, next_tokens, positions
+from quicksviewer.model.documents import document_inputs, next_tokens, positions
 from quicksviewer.model.linear_loss import LossHead
 from quicksviewer.model.llava_arch import (
     PARTS,
@@ -180,10 +180,8 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         """
         if attention_mask is not None:
             segment_ids_BT = segment_ids_BT * attention_mask
-        text = {
-            "attention_mask": document_mask(segment_ids_BT, self.config._attn_implementation, self.dtype),
-            "position_ids": self._positions(segment_ids_BT, position_ids),
-        }
+        text = document_inputs(segment_ids_BT, self.config._attn_implementation, self.dtype)
+        text |= {"position_ids": self._positions(segment_ids_BT, position_ids)}
         if labels is not None:
             text |= {"labels": labels, "shift_labels": next_tokens(labels, segment_ids_BT)}
         return text
