@@ -97,7 +97,7 @@ class DataArguments:
     max_bad_share: float = flag(0.2, "End the run when more than this share of the rows cannot be used.")
     stop_at_bad_sample: bool = flag(False, "End the run at the first row that cannot be used.")
     quarantine: str | None = flag(
-        None, "Ledger of rows that cannot be used, read and written (default: quarantine.jsonl in output_dir)."
+        None, "Ledger of rows that cannot be used, read and written (default: OUTPUT_DIR/quarantine.jsonl)."
     )
 
     MEDIA = {
