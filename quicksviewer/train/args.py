@@ -1,7 +1,8 @@
 """What a run can be told: three dataclasses, filled from defaults, then the recipe, then flags.
 
-A recipe is a YAML file in configs/recipes/ with the sections `shared`, `mm` (the vision side of a fresh
-model) and one for each stage; a name without a slash is looked up there. A key nobody declared is an error.
+A recipe is a YAML file in configs/recipes/ with the kind of model (`system`, see systems.py), the sections
+`shared`, `mm` (the structure of a fresh model) and one for each stage of that kind; a name without a slash is
+looked up there. A key nobody declared is an error.
 """
 
 import difflib
@@ -14,12 +15,13 @@ import transformers
 from transformers import HfArgumentParser
 
 from quicksviewer.data.packing import SIZES, Caps
-from quicksviewer.train.stages import STAGES, check_paths
+from quicksviewer.train.systems import DEFAULT, System, system_named
 from quicksviewer.utils.config import load_mapping
 from quicksviewer.utils.recipes import recipe_path
 from quicksviewer.utils.registry import lookup
 
-SECTIONS = ("synthetic", "shared", "mm", *STAGES)
+SECTIONS = ("system", "synthetic", "shared", "mm")
+"""Keys of a recipe beside its stages."""
 
 
 def flag(default: Any, text: str) -> Any:
@@ -205,6 +207,7 @@ class TrainingArguments(transformers.TrainingArguments):
 class Settings:
     """What the command line and the recipe say, read and checked, but not yet held against the machine."""
 
+    system: str
     stage: str
     recipe: str
     mm: dict
@@ -218,6 +221,8 @@ class Settings:
 class Run:
     """All arguments of a run, and where they came from."""
 
+    system: str
+    """Name of a row of SYSTEMS."""
     stage: str
     recipe: str
     mm: dict
@@ -229,12 +234,22 @@ class Run:
 def read_recipe(name: str, stage: str) -> tuple[dict, dict]:
     """Settings of a stage (shared, then its own) and the `mm` section. Unknown sections are refused."""
     path = recipe_path(name)
-    sections = load_mapping(path)
-    if strangers := sorted(set(sections) - set(SECTIONS)):
-        raise ValueError(f"{path} has the sections {strangers}; a recipe has {', '.join(SECTIONS)}")
+    sections, known = load_mapping(path), (*SECTIONS, *recipe_system(name)[1].stages)
+    if strangers := sorted(set(sections) - set(known)):
+        raise ValueError(f"{path} has the sections {strangers}; a recipe has {', '.join(known)}")
     if stage not in sections:
         raise ValueError(f"{path} has no section {stage}")
     return {**(sections.get("shared") or {}), **(sections[stage] or {})}, sections.get("mm") or {}
+
+
+def recipe_system(name: str) -> tuple[str, System]:
+    """The kind of model that a recipe trains. ValueError for one that there is not."""
+    path = recipe_path(name)
+    system = str(load_mapping(path).get("system", DEFAULT))
+    try:
+        return system, system_named(system)
+    except ValueError as error:
+        raise ValueError(f"{path} > system: {error}") from error
 
 
 def read_settings(argv: list[str]) -> Settings:
@@ -251,8 +266,10 @@ def read_settings(argv: list[str]) -> Settings:
     if {"-h", "--help"} & set(argv):
         parser.print_help()
         raise SystemExit(0)
-    lookup(STAGES, first.stage, "stage")
-    settings, mm = read_recipe(first.recipe, first.stage)
+    name, system = recipe_system(first.recipe)
+    stage = first.stage or next(iter(system.stages))
+    lookup(system.stages, stage, "stage")
+    settings, mm = read_recipe(first.recipe, stage)
     known = {action.dest for action in parser._actions}
     for key in settings:
         _refuse(key, known, f"recipe {first.recipe}")
@@ -261,8 +278,9 @@ def read_settings(argv: list[str]) -> Settings:
     for word in unknown:
         _refuse(word.lstrip("-").split("=")[0], known, "the command line")
     model, data = _fill(ModelArguments, values), _fill(DataArguments, values)
-    check_paths(first.recipe, first.stage, model, data, values.output_dir)
-    return Settings(first.stage, first.recipe, mm, model, data, values)
+    _refuse_unfollowed(name, system, values)
+    system.check_paths(first.recipe, stage, model, data, values.output_dir)
+    return Settings(name, stage, first.recipe, mm, model, data, values)
 
 
 def parse_args(argv: list[str]) -> Run:
@@ -273,7 +291,8 @@ def parse_args(argv: list[str]) -> Run:
 def as_run(settings: Settings) -> Run:
     """Settings with TrainingArguments, which look at the machine: call it when the process group runs."""
     training = _fill(TrainingArguments, settings.values)
-    return Run(settings.stage, settings.recipe, settings.mm, settings.model, settings.data, training)
+    names = [f.name for f in fields(Run) if f.name != "training"]
+    return Run(**{name: getattr(settings, name) for name in names}, training=training)
 
 
 def _fill(cls, values):
@@ -285,7 +304,7 @@ class _Head:
     """The two arguments that decide where the others come from."""
 
     recipe: str = flag("7b", "Name in configs/recipes/, or the path of a YAML file.")
-    stage: str = flag("stage1", "stage1, stage2 or stage3.")
+    stage: str | None = flag(None, "A stage of the recipe's kind of model (default: its first one).")
 
 
 HEAD = HfArgumentParser([_Head], add_help=False, allow_abbrev=False)
@@ -298,6 +317,18 @@ def _refuse(key: str, known: set[str], where: str) -> None:
         raise ValueError(f"{where} sets {key!r}, which is no argument{hint}")
 
 
+def _refuse_unfollowed(name: str, system: System, values: Namespace) -> None:
+    """ValueError for flags of this project that were given and that this kind of model does not heed."""
+    if system.follows is None:
+        return
+    general = {f.name for f in fields(transformers.TrainingArguments)}
+    ours = [f for cls in (ModelArguments, DataArguments, TrainingArguments) for f in fields(cls)]
+    ours = [f for f in ours if f.name not in general | system.follows]
+    if given := [f"--{f.name}" for f in ours if getattr(values, f.name) != f.default]:
+        known = ", ".join(f"--{name}" for name in sorted(system.follows))
+        raise ValueError(f"{', '.join(given)}: not for the system {name}, which heeds {known}")
+
+
 def _as_text(value: Any) -> Any:
     """Mappings reach argparse as the JSON that a flag would carry."""
     return json.dumps(value) if isinstance(value, dict) else value
@@ -307,6 +338,7 @@ def resolved(run: Run) -> dict:
     """Every setting of a run as plain data, for the record that is written before the first step."""
     plain = {key: value for key, value in run.training.to_dict().items() if not key.endswith("_token")}
     return {
+        "system": run.system,
         "stage": run.stage,
         "recipe": run.recipe,
         "mm": run.mm,

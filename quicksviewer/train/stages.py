@@ -1,4 +1,4 @@
-"""What each stage trains, as data, and how the model and the data of a run are built."""
+"""What each stage of the video model trains, as data, and how the model and the data of a run are built."""
 
 import os
 from dataclasses import replace
@@ -17,6 +17,7 @@ from quicksviewer.model.builder import (
     quantization,
 )
 from quicksviewer.model.llava_arch import PARTS
+from quicksviewer.train.systems import learning_prefixes
 from quicksviewer.utils.dist import barrier
 
 STAGES = {
@@ -30,9 +31,7 @@ STAGES = {
 def trainable_prefixes(model, stage: str) -> tuple[str, ...]:
     """Dotted prefixes of the parameters that a stage trains in this model. Parts without parameters have
     none."""
-    names = [name for name, _ in model.named_parameters()]
-    prefixes = [prefix for part in STAGES[stage] for prefix in PARTS[part]]
-    return tuple(p for p in prefixes if any(name.startswith(p + ".") for name in names))
+    return learning_prefixes(model, PARTS, STAGES[stage])
 
 
 def check_paths(recipe: str, stage: str, model, data, output_dir: str | None) -> None:

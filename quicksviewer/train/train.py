@@ -11,25 +11,19 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from quicksviewer.model.llava_arch import PARTS
-from quicksviewer.train.args import Run, as_run, read_settings, resolved
-from quicksviewer.train.callbacks import CheckGradients, StopOnSignal
+from quicksviewer.train.args import Run, as_run, read_settings
+from quicksviewer.train.callbacks import StopOnSignal
 from quicksviewer.train.checkpoint import ResumeError, newest_checkpoint, safe_save_model_for_hf_trainer
-from quicksviewer.train.features import FeatureCache, check_features, check_no_team, open_store
-from quicksviewer.train.llava_trainer import LLaVATrainer
-from quicksviewer.train.lora import add_lora, check_lora, lora_targets, names_of
-from quicksviewer.train.recompute import check_recompute, recompute_parts, recomputed_layers
-from quicksviewer.train.stages import build_data, build_model, trainable_prefixes
+from quicksviewer.train.systems import System, system_named
 from quicksviewer.utils.dist import barrier, close_process_group, is_main, on_main, seed_everything
 from quicksviewer.utils.manifest import check
-from quicksviewer.utils.modules import parts_report, train_only
+from quicksviewer.utils.modules import parts_report
 from quicksviewer.utils.utils import get_logger
 
 logger = get_logger(__name__)
@@ -48,14 +42,14 @@ def main(argv: list[str] | None = None, form_team: Callable[[Run, Any], None] | 
             be_the_only_process()
         start_process_group(settings.values.use_cpu)
         run = as_run(settings)
-        if form_team is None:
-            refuse_team(run)
-        check_run(run)
+        system = system_named(run.system)
+        check_team(run, system, form_team)
+        check_run(run, system)
         seed_everything(run.training.seed)
-        loaded = build_model(run)
+        loaded = system.build_model(run)
         if form_team is not None:
             form_team(run, loaded.model)
-        check_model(run, loaded.model)
+        system.check_model(run, loaded.model)
     except ValueError as error:
         return _refused(error)
     try:
@@ -73,8 +67,15 @@ def _refused(error: Exception) -> int:
     return 2
 
 
-def refuse_team(run: Run) -> None:
-    """ValueError when the run asks for sequence parallelism, which this entry does not turn on."""
+def check_team(run: Run, system: System, form_team) -> None:
+    """ValueError when the run asks for sequence parallelism, which this entry does not turn on, or when this
+    entry turns it on for a model that does not know it."""
+    if form_team is not None:
+        if not system.forms_teams:
+            raise ValueError(
+                f"{run.system} cannot share rows among processes: use -m quicksviewer.train.train"
+            )
+        return
     asked = {name: size for name, size in run.training.sequence_parallel().items() if (size or 1) > 1}
     if asked:
         raise ValueError(f"sequence parallelism {asked} needs the entry -m quicksviewer.train.train_hybrid")
@@ -89,23 +90,12 @@ FIXED_BECAUSE = {
 """Arguments of transformers that have one value here, and why."""
 
 
-def check_run(run: Run) -> None:
+def check_run(run: Run, system: System) -> None:
     """ValueError for settings that contradict each other, before anything is loaded."""
     for name, only in FIXED.items():
         if getattr(run.training, name) != only:
             raise ValueError(f"--{name} must be {only}: {FIXED_BECAUSE[name]}")
-    check_lora(run.model)
-    check_features(run)
-    check_recompute(run.training)
-
-
-def check_model(run: Run, model) -> None:
-    """ValueError for settings that ask of the model what it does not have."""
-    if run.model.lora_enable:
-        lora_targets(model, names_of(run.model.lora_parts), names_of(run.model.lora_targets))
-    check_no_team(run, model.team.size)
-    for part in names_of(run.training.checkpoint_parts):
-        recomputed_layers(model, part)
+    system.check_run(run)
 
 
 def be_the_only_process() -> None:
@@ -147,7 +137,7 @@ def start_process_group(use_cpu: bool) -> None:
 
 def train(run: Run, loaded) -> int:
     """Train and save. Whatever the run learned is in its output folder when this returns."""
-    trainer = build_trainer(run, loaded)
+    trainer = system_named(run.system).build_trainer(run, loaded)
     write_record(run, trainer)
     stop = StopOnSignal()
     trainer.add_callback(stop)
@@ -160,40 +150,11 @@ def train(run: Run, loaded) -> int:
     return 0
 
 
-def build_trainer(run: Run, loaded):
-    """The trainer of a run, with the parts of its stage trainable and all others frozen."""
-    model = loaded.model
-    rates = run.training.part_rates()
-    cubing = replace(model.mm_config.cubing, **run.training.cubing())
-    model.config.use_cache = False
-    model.linear_loss = run.training.linear_loss
-    if run.model.lora_enable:
-        model = add_lora(model, run.model, run.stage)
-    else:
-        train_only(model, trainable_prefixes(model, run.stage))
-    data = build_data(run, loaded.processor)
-    recompute_parts(loaded.model, names_of(run.training.checkpoint_parts))
-    store = open_store(run, loaded.model.vision_tower, loaded.processor)
-    data["train_dataset"].features = store
-    return LLaVATrainer(
-        model=model,
-        args=run.training,
-        processing_class=loaded.processor,
-        callbacks=[CheckGradients()],
-        cubing=cubing,
-        rates=rates,
-        resolved=resolved(run),
-        fingerprint=data["train_dataset"].fingerprint,
-        features=None if store is None else FeatureCache(loaded.model.vision_tower, store),
-        **data,
-    )
-
-
 def write_record(run: Run, trainer) -> None:
     """Before the first step: the resolved settings and what is trainable, on screen and in the output
     folder."""
     model = trainer.model.get_base_model() if run.model.lora_enable else trainer.model
-    rows = parts_report(model, PARTS)
+    rows = parts_report(model, trainer.parts)
     trainer.resolved["data_sha256"] = trainer.fingerprint
     if not is_main():
         return

@@ -47,7 +47,7 @@ def test_gate_frames_are_all_but_the_first_of_every_video():
 
 def test_logs_name_rates_noise_and_cubes(tiny, tmp_path):
     from quicksviewer.train.args import TrainingArguments
-    from quicksviewer.train.train import LLaVATrainer
+    from quicksviewer.train.llava_trainer import LLaVATrainer
 
     loaded = fresh(tiny)
     train_only(loaded.model, trainable_prefixes(loaded.model, "stage1"))
