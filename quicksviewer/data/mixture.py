@@ -1,4 +1,4 @@
-"""Which rows a run reads: JSONL files, sliced and repeated, one after the other.
+"""Which rows a run reads: data sets, sliced and repeated, one after the other.
 
 A mixture is written as a line or as a YAML file:
 
@@ -11,7 +11,8 @@ A mixture is written as a line or as a YAML file:
       - {name: activitynet, repeat: 2}
       - {path: c.jsonl, slice: [0, 1000], media_root: clips}
 
-and the registry is a mapping from names to `{path, media_root}`. Paths are used as they are written.
+and the registry is a mapping from names to `{path, media_root}`. Paths are used as they are written. What a
+path can be is in data/sources: a JSONL file, a folder with a store of frames, archives.
 """
 
 import hashlib
@@ -26,18 +27,33 @@ from typing import Any
 
 import numpy as np
 
-from quicksviewer.data.preprocess import SampleError
+from quicksviewer.data.sources import SOURCES, JsonlIndex, Source, open_source, parse_row
 from quicksviewer.utils.config import build, load_mapping
 from quicksviewer.utils.registry import lookup
+
+__all__ = [
+    "DatasetSpec",
+    "JsonlIndex",
+    "Mixture",
+    "MixtureFile",
+    "MixtureRow",
+    "RegistryEntry",
+    "expand_braces",
+    "load_registry",
+    "parse_mixture",
+    "parse_row",
+    "spread_subset",
+]
 
 # What a mixture says
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Rows start..stop-1 of a JSONL file (stop None: to its end), `repeat` times.
+    """Rows start..stop-1 of a data set (stop None: to its end), `repeat` times.
 
-    `media_root`: where the paths of media that are not absolute start; None leaves them as they are.
+    `media_root`: the folder that the paths of media start at and may not leave, or the store that has them;
+    None leaves them as they are. `kind`: a row of SOURCES; None: told from the path.
     """
 
     path: str
@@ -45,8 +61,13 @@ class DatasetSpec:
     start: int = 0
     stop: int | None = None
     media_root: str | None = None
+    kind: str | None = None
+    licence: str | None = None
+    """Of rows that name none themselves; the manifest lists it."""
 
     def __post_init__(self):
+        if self.kind is not None:
+            lookup(SOURCES, self.kind, "kind of data set")
         if not self.path:
             raise ValueError("a data set needs a path")
         if not 0 < self.repeat < math.inf:
@@ -61,6 +82,8 @@ class RegistryEntry:
 
     path: str
     media_root: str | None = None
+    kind: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,8 @@ class MixtureRow:
     repeat: float = 1.0
     slice: tuple[int, int] | None = None
     media_root: str | None = None
+    kind: str | None = None
+    licence: str | None = None
 
     def __post_init__(self):
         if (self.name is None) == (self.path is None):
@@ -88,6 +113,9 @@ class MixtureFile:
         if not self.datasets:
             raise ValueError("datasets is empty")
 
+
+SHARED = ("media_root", "kind", "licence")
+"""What both a registry and a mixture can say of a data set; the mixture has the last word."""
 
 Registry = Mapping[str, RegistryEntry]
 
@@ -120,7 +148,8 @@ def _parse_file(path: str, registry: Registry) -> tuple[DatasetSpec, ...]:
         try:
             entry = RegistryEntry(row.path) if row.name is None else lookup(registry, row.name, "data set")
             start, stop = row.slice or (0, None)
-            specs.append(DatasetSpec(entry.path, row.repeat, start, stop, row.media_root or entry.media_root))
+            said = {key: getattr(row, key) or getattr(entry, key) for key in SHARED}
+            specs.append(DatasetSpec(entry.path, row.repeat, start, stop, **said))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
     return tuple(specs)
@@ -153,7 +182,8 @@ def _parse_one(text: str, registry: Registry) -> DatasetSpec:
         place = suffix.end()
     entry = registry.get(path) or RegistryEntry(path)
     start, stop = int(said.get("start", 0)), int(said["stop"]) if "stop" in said else None
-    return DatasetSpec(entry.path, float(said.get("times", 1)), start, stop, entry.media_root)
+    shared = {key: getattr(entry, key) for key in SHARED}
+    return DatasetSpec(entry.path, float(said.get("times", 1)), start, stop, **shared)
 
 
 def expand_braces(text: str) -> list[str]:
@@ -185,71 +215,6 @@ def _choices(text: str, opened: int) -> tuple[list[str], int]:
     raise ValueError("a brace is opened and not closed")
 
 
-# What the files hold
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is set twice")
-    return values
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def parse_row(line: bytes, where: str) -> dict[str, Any]:
-    """The object on a line of a JSONL file; SampleError with `where` and the column if there is none."""
-    try:
-        row = json.loads(line.decode("utf-8").rstrip(), object_pairs_hook=_object, parse_constant=_no_number)
-    except json.JSONDecodeError as error:
-        raise SampleError(where, f"not readable as JSON, column {error.colno}: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise SampleError(where, f"not UTF-8, byte {error.start + 1} of the line") from error
-    except (ValueError, RecursionError) as error:
-        raise SampleError(where, f"not readable as JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise SampleError(where, f"a row must be an object, got {type(row).__name__}")
-    return row
-
-
-class JsonlIndex:
-    """The rows of a JSONL file, read one at a time by byte offset. Lines without text are not rows.
-
-    One scan finds the offsets and `sha256`. No file stays open, so that an index may be pickled and forked.
-    """
-
-    def __init__(self, path: str | os.PathLike):
-        self.path = os.fspath(path)
-        offsets, lines, offset, digest = [], [], 0, hashlib.sha256()
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                digest.update(line)
-                if not line.isspace():
-                    offsets.append(offset)
-                    lines.append(number)
-                offset += len(line)
-        self.offsets = np.array(offsets, dtype=np.int64)
-        self.lines = np.array(lines, dtype=np.int64)
-        self.num_bytes, self.sha256 = offset, digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
-        """(row, "file:line"); SampleError if the line is no JSON object."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {self.path}, which has {len(self)}")
-        where = f"{self.path}:{self.lines[index]}"
-        with open(self.path, "rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) != self.num_bytes:
-                raise OSError(f"{self.path} has changed: it had {self.num_bytes} bytes, now {size}")
-            file.seek(int(self.offsets[index]))
-            return parse_row(file.readline(), where), where
-
-
 # What a run reads
 
 
@@ -258,6 +223,8 @@ def spread_subset(num_rows: int, num_kept: int) -> np.ndarray:
 
     A pure function, the same everywhere; of two subsets of the same rows the smaller lies in the larger.
     """
+    if not num_kept:
+        return np.empty(0, np.int64)
     # splitmix64 of the row number (Steele, Lea, Flood 2014); the rows with the smallest values are kept.
     mixed = np.arange(1, num_rows + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -266,30 +233,14 @@ def spread_subset(num_rows: int, num_kept: int) -> np.ndarray:
     return np.sort(order[:num_kept]).astype(np.int64)
 
 
-MEDIA_KEYS = ("image", "video", "video_id")
-
-
-def with_media_root(record: dict[str, Any], root: str | None) -> dict[str, Any]:
-    """The row with its relative media paths put under `root`. Values of a wrong type are left as they are."""
-    if root is None:
-        return record
-
-    def rooted(value):
-        if isinstance(value, list):
-            return [rooted(item) for item in value]
-        return os.path.join(root, value) if isinstance(value, str) and value else value
-
-    return record | {key: rooted(record[key]) for key in MEDIA_KEYS if key in record}
-
-
 class _Part:
-    """The rows that one spec takes from its file."""
+    """The rows that one spec takes from its source."""
 
-    def __init__(self, spec: DatasetSpec, index: JsonlIndex):
-        stop = len(index) if spec.stop is None else spec.stop
-        if not spec.start < stop <= len(index):
-            raise ValueError(f"{spec.path}: no slice {spec.start}..{stop}, the file has {len(index)} rows")
-        self.spec, self.index = spec, index
+    def __init__(self, spec: DatasetSpec, source: Source):
+        stop = len(source) if spec.stop is None else spec.stop
+        if not spec.start < stop <= len(source):
+            raise ValueError(f"{spec.path}: no slice {spec.start}..{stop}, the file has {len(source)} rows")
+        self.spec, self.source = spec, source
         self.num_rows = stop - spec.start
         self.num_whole = int(spec.repeat) * self.num_rows
         """Rows of the whole repeats; the fraction that is left comes after them."""
@@ -305,14 +256,20 @@ class _Part:
         inside = index % self.num_rows if index < self.num_whole else self.extra[index - self.num_whole]
         return self.spec.start + int(inside)
 
+    def rows(self) -> np.ndarray:
+        """`row` of all indices: int64 (rows of the part,)."""
+        whole = np.tile(np.arange(self.num_rows, dtype=np.int64), int(self.spec.repeat))
+        return self.spec.start + np.concatenate([whole, self.extra])
+
 
 class Mixture:
     """Rows of several data sets, one data set after the other. Shuffling is the sampler's work."""
 
     def __init__(self, specs: Iterable[DatasetSpec]):
         self.specs = tuple(specs)
-        indexes = {path: JsonlIndex(path) for path in dict.fromkeys(spec.path for spec in self.specs)}
-        self.parts = [_Part(spec, indexes[spec.path]) for spec in self.specs]
+        places = [(spec.path, spec.kind, spec.media_root) for spec in self.specs]
+        sources = {place: open_source(*place) for place in dict.fromkeys(places)}
+        self.parts = [_Part(spec, sources[place]) for spec, place in zip(self.specs, places, strict=True)]
         self.ends = np.cumsum([len(part) for part in self.parts], dtype=np.int64)
         if not self.parts:
             raise ValueError("a mixture needs a data set")
@@ -321,19 +278,34 @@ class Mixture:
         return int(self.ends[-1])
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
-        """(row, "file:line"), with the row's media under the `media_root` of its data set."""
+        """(row, "file:line"), with the row's media in the `media_root` of its data set."""
+        part, row = self.find(index)
+        return part.source[row]
+
+    def where(self, index: int) -> str:
+        """ "file:line" of a row, without reading it."""
+        part, row = self.find(index)
+        return part.source.where(row)
+
+    def find(self, index: int) -> tuple[_Part, int]:
+        """The part that an index lies in, and the row of its source that stands there."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of a mixture of {len(self)}")
         place = int(np.searchsorted(self.ends, index, side="right"))
         part = self.parts[place]
-        record, where = part.index[part.row(index - int(self.ends[place]) + len(part))]
-        return with_media_root(record, part.spec.media_root), where
+        return part, part.row(index - int(self.ends[place]) + len(part))
 
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) of the rows and their order. Where files lie is no part of it: they may be moved."""
         told = [
-            [part.spec.repeat, part.spec.start, part.spec.stop, part.index.num_bytes, part.index.sha256]
+            [
+                part.spec.repeat,
+                part.spec.start,
+                part.spec.stop,
+                part.source.num_bytes,
+                part.source.fingerprint,
+            ]
             for part in self.parts
         ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()

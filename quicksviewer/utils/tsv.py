@@ -10,7 +10,6 @@ behind the first name that is not ASCII.
 """
 
 import base64
-import binascii
 import io
 import json
 import os
@@ -20,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from quicksviewer.utils.image import load_image
+from quicksviewer.utils.image import image_size
 from quicksviewer.utils.media import MediaError, MediaLimits, os_errors
-from quicksviewer.utils.video import Closing, VideoInfo, check_info, checked_times, index_at, room_for
+from quicksviewer.utils.stored_video import StoredVideo, decode_each, decoded
+from quicksviewer.utils.video import Closing, VideoInfo
 
 ROWS, OFFSETS, LAST, NAMES = "imgs.tsv", "imgs.lineidx", "imgs.last", "fname2idx.json"
 STORE_FPS = 1.0
@@ -30,6 +30,8 @@ JPEG_QUALITY = 95
 """Of frames that come as arrays."""
 PARTIAL = ".partial"
 """Ending of files while they are written."""
+PREVIEW = 1 << 20
+"""Bytes; the frames of a longer row are counted, this much at a time, before the row is held in memory."""
 
 
 class TSVWriter:
@@ -132,27 +134,58 @@ class TSVReader(Closing):
         """Raises MediaError when a file of the store is missing or they do not fit together."""
         self.path = os.path.join(folder, ROWS)
         self._folder, self._limits = folder, limits or MediaLimits()
-        with os_errors(folder):
-            self._rows = json.loads(Path(folder, NAMES).read_bytes())
-            offsets = Path(folder, OFFSETS).read_bytes().split()
-            last = Path(folder, LAST).read_bytes()
+        self._rows = self._read_names(Path(folder, NAMES))
+        self._offsets = self._read_offsets(Path(folder, OFFSETS), Path(folder, LAST))
+        with os_errors(self.path):
             self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
-        self._offsets = np.array([*offsets, last], dtype=np.int64)
-        self._check()
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_names(self, path: Path) -> dict[str, int]:
+        with os_errors(path):
+            self._limits.check_memory(path, path.stat().st_size)
+            text = path.read_bytes()
+        try:
+            rows = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise MediaError(path, f"is not readable as JSON: {error}") from error
+        if not isinstance(rows, dict) or not all(type(row) is int for row in rows.values()):
+            raise MediaError(path, "must be an object of names and the numbers of their rows")
+        return rows
+
+    def _read_offsets(self, *paths: Path) -> np.ndarray:
+        """Where rows begin and the last one ends: int64 (rows + 1,)."""
+        offsets: list[bytes] = []
+        for path in paths:
+            with os_errors(path):
+                self._limits.check_memory(path, path.stat().st_size)
+                offsets += path.read_bytes().split()
+        try:
+            return np.array(list(map(int, offsets)), dtype=np.int64)
+        except (ValueError, OverflowError) as error:
+            raise MediaError(paths[0], f"holds what is no offset: {error}") from error
 
     def _check(self) -> None:
-        size = os.fstat(self._file.fileno()).st_size
-        if len(self._offsets) - 1 < len(self._rows):
-            raise MediaError(self.path, f"{len(self._rows)} names, {len(self._offsets) - 1} offsets")
-        if (np.diff(self._offsets) <= 0).any() or self._offsets[-1] > size:
+        size, offsets = os.fstat(self._file.fileno()).st_size, self._offsets
+        if len(offsets) - 1 < len(self._rows):
+            raise MediaError(self.path, f"{len(self._rows)} names, {len(offsets) - 1} offsets")
+        if (np.diff(offsets) <= 0).any() or (len(offsets) and not 0 <= offsets[0] <= offsets[-1] <= size):
             reason = f"offsets do not fit into its {size} bytes (truncated, or an index of another file)"
             raise MediaError(self.path, reason)
+        if self._rows and not 0 <= min(self._rows.values()) <= max(self._rows.values()) < len(offsets) - 1:
+            raise MediaError(self.path, f"{NAMES} names rows beyond the {len(offsets) - 1} that there are")
 
     def __reduce__(self):
         return TSVReader, (self._folder, self._limits)
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
 
     @property
     def names(self) -> list[str]:
@@ -167,74 +200,91 @@ class TSVReader(Closing):
         letters = self._letters(name)
         return self._decode(name, letters, range(len(letters)) if indices is None else indices)
 
-    def as_video(self, name: str) -> "TSVVideo":
+    def encoded(self, name: str, index: int) -> bytes:
+        """A frame as it is stored, a JPEG. Raises as `frames` does."""
+        return self._jpeg(name, self._letters(name), index)
+
+    def jpegs(self, name: str) -> list[bytes]:
+        """All frames as they are stored. Raises as `frames` does."""
+        letters = self._letters(name)
+        return [self._jpeg(name, letters, index) for index in range(len(letters))]
+
+    def num_bytes(self, name: str) -> int:
+        """Bytes that the row of a video takes. KeyError for an unknown name."""
+        start, end = self._span(name)
+        return end - start
+
+    def as_video(self, name: str) -> StoredVideo:
         """The video as a VideoReader at 1 fps. Raises as `frames` does."""
-        return TSVVideo(self, name)
+        letters = self._letters(name)
+        width, height = self._size(name, letters, 0)
+        count = len(letters)
+        info = VideoInfo(f"{self.path}#{name}", count / STORE_FPS, count, STORE_FPS, width, height, "mjpeg")
+        return StoredVideo(info, self._limits, lambda indices: self._decode(name, letters, indices))
 
     def close(self) -> None:
         self._file.close()
 
-    def _letters(self, name: str) -> list[str]:
-        """The row of a video: base64 text of each frame."""
+    def _span(self, name: str) -> tuple[int, int]:
         if name not in self._rows:
             raise KeyError(f"{self.path} has no video {name!r}")
         row = self._rows[name]
-        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
-        # A read at a position: forked workers share the file's own position and would move it for each other.
-        found, tab, text = os.pread(self._file.fileno(), end - start, start).partition(b"\t")
-        if found != name.encode() or not tab:
-            reason = f"row {row} at byte {start} is not {name!r}: wrong offsets, rebuild_index repairs them"
+        return int(self._offsets[row]), int(self._offsets[row + 1])
+
+    def _letters(self, name: str) -> list[str]:
+        """The row of a video: base64 text of each frame."""
+        start, end = self._span(name)
+        what = f"row {self._rows[name]} ({name!r})"
+        self._limits.check_memory(self.path, end - start)
+        self._limits.check_pictures(self.path, self._count(start, end))
+        found, tab, text = self._read(start, end).partition(b"\t")
+        if found != name.encode(errors="surrogatepass") or not tab:
+            reason = f"at byte {start} is not {what}: wrong offsets, rebuild_index repairs them"
             raise MediaError(self.path, reason)
         try:
             letters = json.loads(text)
-        except ValueError as error:
-            raise MediaError(self.path, f"damaged row {row} ({name!r}): {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise MediaError(self.path, f"damaged {what}: {error}") from error
+        if not isinstance(letters, list) or not all(isinstance(frame, str) for frame in letters):
+            raise MediaError(self.path, f"damaged {what}: it must be a list of texts")
         if not letters:
-            raise MediaError(self.path, f"row {row} ({name!r}) has no frames")
+            raise MediaError(self.path, f"{what} has no frames")
         return letters
 
+    def _read(self, start: int, end: int) -> bytes:
+        # A read at a position: forked workers share the file's own position and would move it for each other.
+        return os.pread(self._file.fileno(), end - start, start)
+
+    def _count(self, start: int, end: int) -> int:
+        """Frames of a long row, told from its quotation marks before all of it is read; 0 of a short one."""
+        if end - start <= PREVIEW:
+            return 0
+        places = range(start, end, PREVIEW)
+        return sum(self._read(place, min(place + PREVIEW, end)).count(b'"') for place in places) // 2
+
     def _decode(self, name: str, letters: list[str], indices: Sequence[int]) -> np.ndarray:
-        pictures = {}
-        for index in indices:
-            if not 0 <= index < len(letters):
-                raise IndexError(f"{name!r} has frames 0 to {len(letters) - 1}, not {index}")
-            if index not in pictures:
-                pictures[index] = self._picture(name, letters, index)
-        if not pictures:
-            return np.empty((0, *self._picture(name, letters, 0).shape), np.uint8)
-        sizes = {picture.shape for picture in pictures.values()}
-        if len(sizes) > 1:
-            raise MediaError(self.path, f"{name!r} mixes frames of {sorted(sizes)}")
-        return np.stack([pictures[index] for index in indices])
+        width, height = self._size(name, letters, indices[0] if len(indices) else 0)
+        if (size := len(indices) * width * height * 3) > self._limits.max_decoded_bytes:
+            limit = self._limits.max_decoded_bytes
+            raise MediaError(self.path, f"{len(indices)} frames take {size} bytes, the limit is {limit}")
+        shape = height, width
+        return decode_each(indices, shape, lambda index: self._picture(name, letters, shape, index))
 
-    def _picture(self, name: str, letters: list[str], index: int) -> np.ndarray:
+    def _picture(self, name: str, letters: list[str], shape: tuple[int, int], index: int) -> np.ndarray:
+        what = f"frame {index} of {name!r}"
+        return decoded(self._jpeg(name, letters, index), shape, self.path, what, self._limits)
+
+    def _size(self, name: str, letters: list[str], index: int) -> tuple[int, int]:
+        """Width and height of a frame."""
         try:
-            return np.asarray(load_image(base64.b64decode(letters[index], validate=True), self._limits))
-        except (binascii.Error, MediaError) as error:
-            reason = getattr(error, "reason", str(error))
-            raise MediaError(self.path, f"frame {index} of {name!r}: {reason}") from error
+            return image_size(self._jpeg(name, letters, index), self._limits)
+        except MediaError as error:
+            raise MediaError(self.path, f"frame {index} of {name!r}: {error.reason}") from error
 
-
-class TSVVideo(Closing):
-    """One row of a store behind the calls of a VideoReader. Frame i is on screen from second i to i + 1."""
-
-    def __init__(self, store: TSVReader, name: str):
-        self._store, self._name = store, name
-        self._letters = store._letters(name)
-        height, width = store._picture(name, self._letters, 0).shape[:2]
-        count = len(self._letters)
-        path = f"{store.path}#{name}"
-        info = VideoInfo(path, count / STORE_FPS, count, STORE_FPS, width, height, "mjpeg")
-        self._info = check_info(info, store._limits)
-
-    def probe(self) -> VideoInfo:
-        return self._info
-
-    def frames_at(self, times: Sequence[float]) -> np.ndarray:
-        starts_F = np.arange(len(self._letters)) / STORE_FPS
-        index_N = index_at(starts_F, checked_times(times), slack=1e-6)
-        room_for(len(index_N), self._info, self._store._limits)
-        return self._store._decode(self._name, self._letters, index_N.tolist())
-
-    def close(self) -> None:
-        """The file belongs to the store."""
+    def _jpeg(self, name: str, letters: list[str], index: int) -> bytes:
+        if not 0 <= index < len(letters):
+            raise IndexError(f"{name!r} has frames 0 to {len(letters) - 1}, not {index}")
+        try:
+            return base64.b64decode(letters[index], validate=True)
+        except ValueError as error:
+            raise MediaError(self.path, f"frame {index} of {name!r}: not base64: {error}") from error
