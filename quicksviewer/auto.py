@@ -15,10 +15,15 @@ def register() -> None:
     from quicksviewer.minimind.model import MiniMindForCausalLM, MiniMindModel
     from quicksviewer.minimind.vision_encoder import MiniMindVLM
     from quicksviewer.model.language_model.llava_llama import LlavaLlamaConfig, LlavaLlamaForCausalLM
+    from quicksviewer.model.language_model.llava_minimind import LlavaMiniMindConfig, LlavaMiniMindForCausalLM
     from quicksviewer.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
     from quicksviewer.model.processor import QuicksviewerProcessor
 
-    ours = {LlavaQwenConfig: LlavaQwenForCausalLM, LlavaLlamaConfig: LlavaLlamaForCausalLM}
+    ours = {
+        LlavaQwenConfig: LlavaQwenForCausalLM,
+        LlavaLlamaConfig: LlavaLlamaForCausalLM,
+        LlavaMiniMindConfig: LlavaMiniMindForCausalLM,
+    }
     for config, model in ours.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForImageTextToText.register(config, model, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Shared by tests: a small synthetic corpus, tiny checkpoints of both backbones, batches made from them."""
+"""Shared by tests: a small synthetic corpus, tiny checkpoints of all backbones, batches made from them."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from quicksviewer.synthetic.world import WorldConfig
 
 WORLD = WorldConfig(max_seconds=12, max_events=4)
 CORPUS = CorpusConfig(videos=6, held_out=2, images=6, texts=4, questions=4)
-BACKBONES = ("qwen2", "llama")
+BACKBONES = ("qwen2", "llama", "minimind")
 TOWERS = ("siglip", "clip")
 MM = {
     "cubing": {"frames_per_cube": 3},
@@ -23,14 +23,30 @@ MM = {
 SHAPE = dict(
     hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1
 )
+OWN_SHAPE = {
+    "minimind": dict(
+        use_moe=True,
+        n_routed_experts=4,
+        num_experts_per_token=2,
+        n_shared_experts=1,
+        aux_loss_alpha=0.01,
+        norm_topk_prob=True,
+    )
+}
+"""MiniMind has experts here; without them it is a LLaMA, and tests/minimind knows it."""
+
+
+def shape_of(family: str) -> dict:
+    """What a tiny language model of a family is made of."""
+    return {**SHAPE, **OWN_SHAPE.get(family, {})}
 
 
 def make_folder(root: Path) -> Path:
-    """data/, qwen2/, llama/, siglip/, clip/ under one folder."""
+    """data/, one folder for each of BACKBONES, siglip/, clip/ under one folder."""
     write_corpus(root / "data", WORLD, CORPUS)
     texts = corpus_text(WORLD, CORPUS, count=60)
     for family in BACKBONES:
-        make_language_model(root / family, family, texts, **SHAPE)
+        make_language_model(root / family, family, texts, **shape_of(family))
     for tower in TOWERS:
         make_tower(root / tower, tower, hidden_size=32, intermediate_size=48, num_attention_heads=2)
     return root

@@ -134,6 +134,11 @@ class Sequences:
         first_B1 = most * torch.arange(rows, device=ids_BT.device)[:, None]
         return cls(torch.where(ids_BT > 0, first_B1 + ids_BT - 1, rows * most), rows * most)
 
+    def at(self, places: Tensor) -> "Sequences":
+        """Of the tokens at these places of every row; places beyond the rows are padding."""
+        more = max(int(places.max()) + 1 - self.number_BT.shape[1], 0)
+        return Sequences(F.pad(self.number_BT, (0, more), value=self.count)[:, places], self.count)
+
 
 def sum_by_sequence(routing: Routing, sequences: Sequences) -> Tensor:
     """What a router did in each sequence, as sums that can be added up over processes: (S, 2E + 1) float32.

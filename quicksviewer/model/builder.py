@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from quicksviewer.constants import MODEL_TOKENS
 from quicksviewer.model.config import MultimodalConfig
@@ -22,9 +22,17 @@ _HOME = "quicksviewer.model.language_model"
 BACKBONES = {
     "qwen2": (f"{_HOME}.llava_qwen:LlavaQwenConfig", f"{_HOME}.llava_qwen:LlavaQwenForCausalLM"),
     "llama": (f"{_HOME}.llava_llama:LlavaLlamaConfig", f"{_HOME}.llava_llama:LlavaLlamaForCausalLM"),
+    "minimind": (
+        f"{_HOME}.llava_minimind:LlavaMiniMindConfig",
+        f"{_HOME}.llava_minimind:LlavaMiniMindForCausalLM",
+    ),
 }
 """model_type of a language model -> our config and class."""
-OURS = {"llava_qwen": BACKBONES["qwen2"], "llava_llama": BACKBONES["llama"]}
+OURS = {
+    "llava_qwen": BACKBONES["qwen2"],
+    "llava_llama": BACKBONES["llama"],
+    "llava_minimind": BACKBONES["minimind"],
+}
 """model_type of our own checkpoints -> config and class."""
 TOWER_KINDS = {
     "siglip": "siglip",
@@ -97,7 +105,7 @@ def new_model(
     config_class, model_class = _classes(BACKBONES, read_model_type(language_model))
     tokenizer = AutoTokenizer.from_pretrained(language_model, local_files_only=True)
     mm = new_mm_config(tokenizer, read_tower(vision_tower), overrides)
-    plain = AutoConfig.from_pretrained(language_model, local_files_only=True).to_dict()
+    plain, _ = config_class.get_config_dict(language_model, local_files_only=True)
     config = config_class(**{key: value for key, value in plain.items() if key != "model_type"})
     model = _from_pretrained(model_class, language_model, config, **load)
     with _readable(vision_tower):

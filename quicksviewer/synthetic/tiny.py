@@ -14,7 +14,10 @@ from quicksviewer.utils.registry import load_target, lookup
 LANGUAGE_MODELS = {
     "qwen2": ("transformers:Qwen2Config", "transformers:Qwen2ForCausalLM"),
     "llama": ("transformers:LlamaConfig", "transformers:LlamaForCausalLM"),
+    "minimind": ("quicksviewer.minimind.config:llmconfig", "quicksviewer.minimind.model:MiniMindForCausalLM"),
 }
+OWN_SHAPE = {"minimind": dict(dropout=0.0)}
+"""Keys of a family's config that others do not have."""
 TOWERS = {
     "siglip": ("transformers:SiglipVisionConfig", "transformers:SiglipVisionModel"),
     "clip": ("transformers:CLIPVisionConfig", "transformers:CLIPVisionModel"),
@@ -124,7 +127,7 @@ def make_language_model(folder: Path, family: str, texts: list[str], seed: int =
     # As published models do, leave room in the embedding for tokens that are added later.
     rows = -(-(len(tokenizer) + 16) // 64) * 64
     ids = dict(vocab_size=rows, bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
-    config = config_class(**{**LM_SHAPE, **ids, **shape})
+    config = config_class(**{**LM_SHAPE, **OWN_SHAPE.get(family, {}), **ids, **shape})
     if config.vocab_size < rows:
         raise ValueError(
             f"the tokenizer needs {rows} rows of the embedding, vocab_size is {config.vocab_size}"

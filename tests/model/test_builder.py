@@ -33,7 +33,11 @@ from quicksviewer.model.builder import (
 from quicksviewer.train.checkpoint import save_extras
 from quicksviewer.train.lora import lora_targets
 
-CLASSES = {"qwen2": "LlavaQwenForCausalLM", "llama": "LlavaLlamaForCausalLM"}
+CLASSES = {
+    "qwen2": "LlavaQwenForCausalLM",
+    "llama": "LlavaLlamaForCausalLM",
+    "minimind": "LlavaMiniMindForCausalLM",
+}
 TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
 DAMAGES = ("missing", "truncated", "empty")
 WHOLE = {"siglip": (SiglipConfig, SiglipModel), "clip": (CLIPConfig, CLIPModel)}
@@ -73,7 +77,7 @@ def checkpoint(kept, tmp_path):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_name_of_a_folder_says_nothing(tiny, kept, tmp_path, backbone):
-    other = {"qwen2": "llama-lora-clip-base", "llama": "Qwen2.5-7B-siglip"}[backbone]
+    other = {"qwen2": "llama-lora-clip-base", "llama": "Qwen2.5-7B-siglip", "minimind": "qwen2"}[backbone]
     moved = shutil.copytree(kept[backbone], tmp_path / other)
     loaded = load_pretrained_model(str(moved))
     assert type(loaded.model).__name__ == CLASSES[backbone] and is_ours(moved)
@@ -109,7 +113,10 @@ def test_attention_can_be_chosen(tiny, kept, backbone):
         ("{", "config.json is not JSON"),
         ("[1]", "config.json is not JSON"),
         ('{"model_type": "llava_qwen3"}', "unknown model type 'llava_qwen3'. Did you mean 'llava_qwen'"),
-        ('{"model_type": "qwen2"}', "unknown model type 'qwen2'.*Known: llava_llama, llava_qwen"),
+        (
+            '{"model_type": "qwen2"}',
+            "unknown model type 'qwen2'.*Known: llava_llama, llava_minimind, llava_qwen",
+        ),
     ],
 )
 def test_another_folder_says_what_is_wrong(tmp_path, content, message):
@@ -125,7 +132,7 @@ def test_a_path_that_is_not_there_is_named():
 
 
 def test_a_fresh_model_needs_a_plain_language_model_and_a_tower(tiny, kept):
-    with pytest.raises(ValueError, match="unknown model type 'llava_qwen'. Known: llama, qwen2"):
+    with pytest.raises(ValueError, match="unknown model type 'llava_qwen'. Known: llama, minimind, qwen2"):
         new_model(str(kept["qwen2"]), str(tiny / "siglip"), MM, "plain", {})
     with pytest.raises(ValueError, match="unknown vision tower 'llama'"):
         new_model(str(tiny / "qwen2"), str(tiny / "llama"), MM, "plain", {})

@@ -22,7 +22,7 @@ from quicksviewer.model.processor import (
 from quicksviewer.utils.data_util import read_video
 from quicksviewer.utils.mm_utils import image_tiles, resize_frames, tile_grid
 
-TEMPLATES = {"qwen2": ("qwen2", "smollm2", "plain"), "llama": ("llama_3", "plain")}
+TEMPLATES = {"qwen2": ("qwen2", "smollm2", "plain"), "llama": ("llama_3", "plain"), "minimind": ("qwen2",)}
 PAIRS = [(b, t) for b in BACKBONES for t in TEMPLATES[b]]
 VIDEO, IMAGE = {"type": "video"}, {"type": "image"}
 CONTENTS = {

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny_world import BACKBONES, CORPUS, SHAPE, TOWERS, WORLD
+from tiny_world import BACKBONES, CORPUS, SHAPE, TOWERS, WORLD, shape_of
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from quicksviewer.conversation import TEMPLATES, Turn, encode, render, stop_ids, with_end_of_text
@@ -23,8 +23,12 @@ from quicksviewer.synthetic.tiny import (
 from quicksviewer.utils.registry import load_target
 
 EVERY = pytest.mark.parametrize("family", BACKBONES)
-OWN_TEMPLATES = {"qwen2": ("qwen2", "smollm2", "plain"), "llama": ("llama_3", "plain")}
-SPECIALS = {"qwen2": CHATML_SPECIALS, "llama": LLAMA3_SPECIALS}
+OWN_TEMPLATES = {
+    "qwen2": ("qwen2", "smollm2", "plain"),
+    "llama": ("llama_3", "plain"),
+    "minimind": ("qwen2",),
+}
+SPECIALS = {"qwen2": CHATML_SPECIALS, "llama": LLAMA3_SPECIALS, "minimind": CHATML_SPECIALS}
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +128,8 @@ def test_saved_again_is_the_same_again(tiny, tmp_path, family):
 @EVERY
 def test_the_same_settings_make_the_same_files(tiny, tmp_path, family):
     texts = corpus_text(WORLD, CORPUS, count=60)
-    make_language_model(tmp_path / "same", family, texts, **SHAPE)
-    make_language_model(tmp_path / "other", family, texts, seed=1, **SHAPE)
+    make_language_model(tmp_path / "same", family, texts, **shape_of(family))
+    make_language_model(tmp_path / "other", family, texts, seed=1, **shape_of(family))
     for path in (tiny / family).iterdir():
         assert (tmp_path / "same" / path.name).read_bytes() == path.read_bytes(), path.name
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("same", "other")]

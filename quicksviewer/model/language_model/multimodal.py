@@ -32,12 +32,16 @@ class MultimodalOutput(CausalLMOutputWithPast):
 
     gate_penalty: sum over gate frames of the 2-norm of the gate logits, or None; cuts: of the batch's media,
     or None; token_losses: (B, T) float32 without gradient, what each token lost on the next one, before its
-    weight; None where the loss was computed from logits.
+    weight; None where the loss was computed from logits. Of a mixture of experts: aux_loss, what its routers
+    add to the loss, the mean over the batch's documents; expert_counts (layers, experts), how often each was
+    chosen.
     """
 
     gate_penalty: Tensor | None = None
     cuts: Cuts | None = None
     token_losses: Tensor | None = None
+    aux_loss: Tensor | None = None
+    expert_counts: Tensor | None = None
 
 
 class MultimodalCausalLM(LlavaMetaForCausalLM):
@@ -170,7 +174,7 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             learned = targets != IGNORE_INDEX
             num_items_in_batch = learned.sum() if weights is None else (weights * learned).sum()
         loss = total / torch.as_tensor(num_items_in_batch, device=total.device)
-        shared = {key: out.get(key) for key in ("past_key_values", "hidden_states", "attentions")}
+        shared = {key: value for key, value in out.items() if key != "last_hidden_state"}
         return MultimodalOutput(loss=loss, token_losses=losses, **shared)
 
     def _by_document(self, segment_ids_BT, attention_mask, position_ids, labels) -> dict:
@@ -182,9 +186,15 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             segment_ids_BT = segment_ids_BT * attention_mask
         text = document_inputs(segment_ids_BT, self.config._attn_implementation, self.dtype)
         text |= {"position_ids": self._positions(segment_ids_BT, position_ids)}
+        text |= self._about_rows(segment_ids_BT)
         if labels is not None:
             text |= {"labels": labels, "shift_labels": next_tokens(labels, segment_ids_BT)}
         return text
+
+    def _about_rows(self, segment_ids_BT, places=None) -> dict:
+        """What a backbone wants to know of the documents of its rows, or of those `places` of them that this
+        process of a team has: keyword arguments of its own."""
+        return {}
 
     def _positions(self, segment_ids_BT, given):
         """Positions as given, unless plain timestamps have dropped tokens that the giver had counted."""
@@ -212,6 +222,7 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
             kwargs = {**kwargs, "num_items_in_batch": shard.num_targets / self.team.size}
         targets = {"labels": shard.targets, "shift_labels": shard.targets, "shift_weights": shard.weights}
         kwargs = {**kwargs, **targets, **shard.attention, "use_cache": False}
+        kwargs |= self._about_rows(segments, shard.places)
         out = self._language_model(inputs_embeds=embeds, position_ids=shard.position_ids, **kwargs)
         if out.get("token_losses") is not None:
             whole = torch.zeros(len(ids), shard.places.numel() * self.team.size, device=ids.device)
