@@ -4,6 +4,7 @@ A part of a module is named by a dotted prefix of its parameters' names ("model.
 the whole module, also where a rank holds a piece only (ZeRO-3) or the numbers are packed (4-bit).
 """
 
+import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,9 +104,36 @@ def _selected(model: nn.Module, prefixes: Iterable[str] | None) -> Iterator[tupl
     prefixes = tuple(prefixes)
     for prefix in prefixes:
         if not any(_is_under(name, (prefix,)) for name, _ in named):
-            known = ", ".join(dict.fromkeys(name.partition(".")[0] for name, _ in named))
-            raise ValueError(f"no parameter of {type(model).__name__} lies under {prefix!r}. It has: {known}")
+            known = _what_there_is(prefix, named)
+            raise ValueError(f"no parameter of {type(model).__name__} lies under {prefix!r}. {known}")
     return ((name, parameter) for name, parameter in named if _is_under(name, prefixes))
+
+
+def _what_there_is(prefix: str, named: list[tuple[str, nn.Parameter]]) -> str:
+    """For a prefix that matches nothing: the parts of the model, and what is called alike further inside."""
+    pieces = [name.split(".") for name, _ in named]
+    outer = list(dict.fromkeys(parts[0] for parts in pieces))
+    known = dict.fromkeys(".".join(parts[:end]) for parts in pieces for end in range(1, len(parts) + 1))
+    near = [name for name in known if name.endswith(f".{prefix}")][:3]
+    near += difflib.get_close_matches(prefix, known, n=3)
+    hint = f" Near: {', '.join(dict.fromkeys(near))}" if near else ""
+    return f"It has: {', '.join(outer)}.{hint}"
+
+
+# --- quantised modules ---
+
+
+def quantised_modules(model: nn.Module) -> list[str]:
+    """Names of the modules whose weights bitsandbytes has packed in 4 or 8 bits."""
+    return [name for name, m in model.named_modules() if type(m).__module__.startswith("bitsandbytes.")]
+
+
+def keep_4bit_layout(model: nn.Module) -> None:
+    """Let logits in eval mode be those of training: on CPUs with bfloat16 instructions bitsandbytes would
+    pack 4-bit weights anew for the first call, and fail at widths that are no multiple of its block."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 # --- place ---
