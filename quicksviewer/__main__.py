@@ -16,7 +16,7 @@ COMMANDS = {
     "eval": ("quicksviewer.eval.run", "measure a model on a benchmark"),
     "cubes": ("quicksviewer.cubes.command", "show how a video is cut, by any number of methods"),
     "bench": ("quicksviewer.bench", "run a study: bench cubing"),
-    "data": ("quicksviewer.synthetic.cli", "make the embedded world: clips, questions, tiny models"),
+    "data": ("quicksviewer.survey.command", "make, index, check and measure data"),
     "doctor": ("quicksviewer.utils.doctor", "show what this machine has and what is missing"),
 }
 """Word -> module with a `main`, and what it does."""

@@ -220,8 +220,8 @@ class LazySupervisedDataset(Dataset):
         with suppress(SampleError):  # no JSON, which is what the error says
             record, where = self.mixture[index]
         uid = record.get("uid") if record is not None else None
-        path = error.path if isinstance(error, BadMedium) else None
-        is_whole = isinstance(error, BadMedium) and error.is_whole
+        at_fault = isinstance(error, BadMedium) and not error.path.startswith("data:")  # those are in the row
+        path, is_whole = (str(error.path), error.is_whole) if at_fault else (None, False)
         worker = get_worker_info()
         return BadRow(
             where=where,
