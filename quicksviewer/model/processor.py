@@ -20,8 +20,19 @@ from quicksviewer.conversation import TEMPLATES, Turn, encode, render, stop_ids,
 from quicksviewer.model.config import TIME_CHARACTERS, MultimodalConfig
 from quicksviewer.model.layout import Layout
 from quicksviewer.utils.batching import batch_rows, join_media
-from quicksviewer.utils.data_util import VideoInfo, load_image, open_video, plan_frames, read_video
+from quicksviewer.utils.data_util import (
+    VIDEO_READERS,
+    FramePlan,
+    MediaLimits,
+    VideoInfo,
+    in_chunks,
+    load_image,
+    open_video,
+    plan_frames,
+    plan_given,
+)
 from quicksviewer.utils.image import to_rgb
+from quicksviewer.utils.media import Isolation
 from quicksviewer.utils.mm_utils import image_tiles, resize_frames, tile_grid
 from quicksviewer.utils.registry import lookup
 
@@ -37,12 +48,22 @@ class MediaConfig:
     max_tiles: int = 0
     """Tiles of a high-resolution image beside the whole picture; 0: none."""
     decoder: str = "av"
+    isolation: Isolation = "process"
+    """Where media are decoded: in a child that is killed when it hangs, crashes or eats memory, or here."""
+    decode_seconds: float = 120
+    """How long one call of a decoder in a child may take."""
 
     def __post_init__(self):
+        lookup(VIDEO_READERS, self.decoder, "video decoder")
+        self.limits()
         if self.fps <= 0 or self.max_frames < 1 or self.max_tiles < 0:
             raise ValueError(
                 f"bad fps={self.fps}, max_frames={self.max_frames} or max_tiles={self.max_tiles}"
             )
+
+    def limits(self) -> MediaLimits:
+        """How media are opened. ValueError where a setting makes no sense."""
+        return MediaLimits(isolation=self.isolation, decode_seconds=self.decode_seconds)
 
 
 @dataclass(frozen=True)
@@ -58,6 +79,8 @@ class Medium:
     times: Tensor
     key: str | None = None
     tokens: Tensor | None = None
+    plan: FramePlan | None = None
+    """Of a video: what was looked at, and who decoded it."""
 
     @property
     def is_video(self) -> bool:
@@ -133,7 +156,8 @@ class QuicksviewerProcessor(ProcessorMixin):
 
     def load_image(self, source) -> Medium:
         """An image from a path, bytes or a PIL image: the whole picture and its tiles."""
-        image = to_rgb(source) if isinstance(source, Image.Image) else load_image(source)
+        decoded = isinstance(source, Image.Image)
+        image = to_rgb(source) if decoded else load_image(source, self.media_config.limits())
         pictures = image_tiles(image, self.size, self.media_config.max_tiles)
         pixels = torch.cat([resize_frames(np.asarray(picture)[None], self.size) for picture in pictures])
         return Medium(IMAGE_MARK, pixels, torch.zeros(len(pictures)))
@@ -145,22 +169,24 @@ class QuicksviewerProcessor(ProcessorMixin):
         end: float | None = None,
         times=None,
         max_frames: int | None = None,
+        plan: FramePlan | None = None,
     ) -> Medium:
         """Frames of a video file between start and end (seconds), sampled by this processor's frame plan.
 
         `times`: seconds to choose from in place of the plan's grid, thinned out evenly to `max_frames` (if
-        not given, that of the media settings).
+        not given, that of the media settings). `plan`: one that was made before, in place of all these.
         """
-        config, most = self.media_config, max_frames or self.media_config.max_frames
-        if times is None:
-            frames, plan = read_video(path, config.fps, most, start, end, config.decoder)
-            times = plan.times
-        else:
-            times = _thinned(path, times, start, end, most)
-            with open_video(path, config.decoder) as reader:
-                frames = reader.frames_at(times)
-        pixels = resize_frames(frames, self.size)
-        return Medium(VIDEO_MARK, pixels, torch.tensor(times, dtype=torch.float32))
+        decoder = plan.decoder if plan else self.media_config.decoder
+        with open_video(path, decoder, self.media_config.limits()) as reader:
+            info = reader.probe()
+            plan = plan or self._plan(info, start, end, times, max_frames or self.media_config.max_frames)
+            pixels = torch.cat([resize_frames(frames, self.size) for frames in in_chunks(reader, plan.times)])
+        return Medium(VIDEO_MARK, pixels, torch.tensor(plan.times, dtype=torch.float32), plan=plan)
+
+    def _plan(self, info: VideoInfo, start, end, times, max_frames: int = sys.maxsize) -> FramePlan:
+        if times is not None:
+            return plan_given(info, times, max_frames, start, end)
+        return plan_frames(info, self.media_config.fps, max_frames, start, end)
 
     def load(self, mark: str, source, start=None, end=None, times=None, max_frames=None) -> Medium:
         if mark == VIDEO_MARK:
@@ -176,9 +202,7 @@ class QuicksviewerProcessor(ProcessorMixin):
 
     def count_frames(self, info: VideoInfo, start=None, end=None, times=None) -> int:
         """Frames that `load_video` takes of a video when nothing bounds their number."""
-        if times is not None:
-            return len(_thinned(info.path, times, start, end, len(times)))
-        return len(plan_frames(info, self.media_config.fps, sys.maxsize, start, end).times)
+        return len(self._plan(info, start, end, times).times)
 
     def count_pictures(self, width: int, height: int) -> int:
         """Pictures that `load_image` makes of an image: the whole and its tiles."""
@@ -293,15 +317,6 @@ class QuicksviewerProcessor(ProcessorMixin):
             "medium_frames",
             "medium_is_video",
         ]
-
-
-def _thinned(path, times, start: float | None, end: float | None, most: int) -> list[float]:
-    """The times between start and end, at most so many of them. ValueError where none is left."""
-    inside = [t for t in times if (start is None or t >= start) and (end is None or t < end)]
-    if not inside:
-        raise ValueError(f"{path}: none of the {len(times)} timestamps lies between {start} and {end} s")
-    kept = min(most, len(inside))
-    return [inside[int((i + 0.5) * len(inside) / kept)] for i in range(kept)]
 
 
 def _media_row(media: Sequence[Medium]) -> dict:

@@ -73,10 +73,10 @@ def codec_of(stream) -> str:
     return stream.codec_context.codec.canonical_name
 
 
-def check_container(medium: MediaFile, limits: MediaLimits) -> None:
-    """For decoders that open files in their own way: MediaError where ours would refuse the file."""
+def check_container(medium: MediaFile, limits: MediaLimits) -> str:
+    """For decoders that open files in their own way: the codec; MediaError where ours would refuse it."""
     try:
         with second_container(medium) as container:
-            pick_stream(container, medium, limits)
+            return codec_of(pick_stream(container, medium, limits))
     except av.FFmpegError as error:
         raise MediaError(medium.name, f"cannot be opened: {error.strerror}") from error

@@ -1,16 +1,18 @@
 """Media from files to arrays: the one door for training, evaluation and chat.
 
 open_video -> reader.probe() -> plan_frames -> reader.frames_at     in one call: read_video
-load_image                                                         pictures
+load_image, image_size                                             pictures
 TSVReader, TSVWriter                                               the published store of decoded videos
 """
 
 import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from quicksviewer.utils.frame_plan import FramePlan, plan_frames
-from quicksviewer.utils.image import load_image
+from quicksviewer.utils.decode_pool import IsolatedReader
+from quicksviewer.utils.frame_plan import FramePlan, plan_frames, plan_given
+from quicksviewer.utils.image import image_size, load_image
 from quicksviewer.utils.media import VIDEO_KINDS, MediaError, MediaLimits
 from quicksviewer.utils.media_gate import RootedPath, open_medium
 from quicksviewer.utils.registry import load_target, lookup
@@ -27,10 +29,13 @@ __all__ = [
     "TSVWriter",
     "VideoInfo",
     "VideoReader",
+    "image_size",
+    "in_chunks",
     "load_image",
     "open_medium",
     "open_video",
     "plan_frames",
+    "plan_given",
     "read_video",
 ]
 
@@ -41,18 +46,30 @@ VIDEO_READERS = {
 }
 """Decoder name to "module:class", called with (MediaFile, limits)."""
 
+CHUNK_BYTES = 2**26
+"""Frames of a video that are in memory at its own size."""
+
+READER_OF = {
+    "none": lambda reader, medium, limits: load_target(reader)(medium, limits),
+    "process": IsolatedReader,
+}
+"""Isolation -> function (reader's "module:class", MediaFile, limits) that gives the reader."""
+
 
 def open_video(
     ref: str | os.PathLike | bytes, decoder: str = "av", limits: MediaLimits | None = None
 ) -> VideoReader:
-    """A reader of a video (a path, bytes or a data URL: see `open_medium`), to be used in a `with`.
+    """A reader of a video, to be used in a `with`: of a path, bytes or a data URL, or one in a store.
 
+    `decoder` is for files; stores of frames have a way of their own.
     Raises MediaError for a file that cannot be used, ValueError for an unknown decoder, ModuleNotFoundError
     for one whose package is not installed.
     """
-    reader = load_target(lookup(VIDEO_READERS, decoder, "video decoder"))
+    reader = lookup(VIDEO_READERS, decoder, "video decoder")
     limits = limits or MediaLimits()
-    return reader(open_medium(ref, VIDEO_KINDS, limits), limits)
+    if hasattr(ref, "open_frames") and (frames := ref.open_frames(limits)) is not None:
+        return frames
+    return READER_OF[limits.isolation](reader, open_medium(ref, VIDEO_KINDS, limits), limits)
 
 
 def read_video(
@@ -68,3 +85,14 @@ def read_video(
     with open_video(path, decoder, limits) as video:
         plan = plan_frames(video.probe(), fps, max_frames, start, end)
         return video.frames_at(plan.times), plan
+
+
+def in_chunks(reader: VideoReader, times: Sequence[float]) -> Iterator[np.ndarray]:
+    """The frames at these seconds, a few at a time: uint8 (n, H, W, 3) of at most CHUNK_BYTES, or one frame.
+
+    For those who make frames smaller: a long video at its own size need not fit into memory.
+    """
+    info = reader.probe()
+    size = max(1, CHUNK_BYTES // (info.height * info.width * 3))
+    for begin in range(0, len(times), size):
+        yield reader.frames_at(times[begin : begin + size])

@@ -1,12 +1,25 @@
-"""Which moments of a video become frames: the only frame sampler there is."""
+"""Which moments of a video become frames: the only frame sampler there is.
 
+A plan is made once, when a video is read, and goes with its frames: it says what was looked at, why, and who
+decoded it, and can be kept beside results as JSON.
+"""
+
+import json
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
+from quicksviewer.utils.config import build, to_plain
 from quicksviewer.utils.video import VideoInfo
 
 SLACK = 1e-9
 """Keeps a frame count from flipping on the last digits of a product of floats."""
+
+Policy = Literal["rate", "even", "given"]
+"""Moments at a rate; as many as allowed, evenly, because the rate gave more; those that a row names."""
 
 
 @dataclass(frozen=True)
@@ -15,18 +28,35 @@ class FramePlan:
 
     times: tuple[float, ...]
     fps: float
+    """The rate wished for; 0 where the moments were given."""
     max_frames: int
     start: float
     end: float
     """The clip [start, end) in seconds, resolved: inside the video."""
+    policy: Policy = "rate"
+    decoder: str = ""
+    decoder_version: str = ""
+    """Who read the video that the plan was made for: a row of VIDEO_READERS and its version."""
 
     def __post_init__(self):
         if not 1 <= len(self.times) <= self.max_frames:
             raise ValueError(f"{len(self.times)} times do not fit into 1 to max_frames={self.max_frames}")
-        if any(later <= earlier for earlier, later in zip(self.times, self.times[1:], strict=False)):
+        given = self.policy == "given"
+        if any(
+            later < earlier or (later == earlier and not given) for earlier, later in pairwise(self.times)
+        ):
             raise ValueError(f"times must increase, got {self.times}")
-        if not (self.start <= self.times[0] and self.times[-1] < self.end):
+        if not given and not (self.start <= self.times[0] and self.times[-1] < self.end):
             raise ValueError(f"times {self.times} leave the clip [{self.start}, {self.end})")
+
+    def to_json(self) -> str:
+        """One line, from which `from_json` makes the same plan."""
+        return json.dumps(to_plain(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "FramePlan":
+        """ValueError where the text is no plan."""
+        return build(cls, json.loads(text), "frame plan")
 
 
 def plan_frames(
@@ -51,7 +81,28 @@ def plan_frames(
         times = tuple(first + (i + 0.5) / fps for i in range(count))
     else:
         times = tuple(first + (i + 0.5) * length / max_frames for i in range(max_frames))
-    return FramePlan(times, fps, max_frames, first, last)
+    policy = "rate" if count <= max_frames else "even"
+    return FramePlan(times, fps, max_frames, first, last, policy, info.decoder, info.decoder_version)
+
+
+def plan_given(
+    info: VideoInfo,
+    times: Sequence[float],
+    max_frames: int = sys.maxsize,
+    start: float | None = None,
+    end: float | None = None,
+) -> FramePlan:
+    """Those of the given moments that lie in [start, end), thinned out evenly to `max_frames`.
+
+    Raises ValueError where none is left or they go back in time.
+    """
+    inside = [t for t in times if (start is None or t >= start) and (end is None or t < end)]
+    if not inside:
+        raise ValueError(f"{info.path}: none of the {len(times)} timestamps lies between {start} and {end} s")
+    kept = min(max_frames, len(inside))
+    chosen = tuple(float(inside[int((i + 0.5) * len(inside) / kept)]) for i in range(kept))
+    clip = (start or 0.0, info.duration if end is None else end)
+    return FramePlan(chosen, 0.0, max_frames, *clip, "given", info.decoder, info.decoder_version)
 
 
 def _clip(info: VideoInfo, start: float | None, end: float | None) -> tuple[float, float]:

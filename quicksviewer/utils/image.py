@@ -1,13 +1,17 @@
 """Pictures from files or bytes, always upright RGB."""
 
 import os
+from collections.abc import Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps
 
+from quicksviewer.utils.decode_pool import IsolatedReader
 from quicksviewer.utils.media import IMAGE_KINDS, MediaError, MediaLimits
 from quicksviewer.utils.media_gate import MediaFile, open_medium
+from quicksviewer.utils.video import Closing, VideoInfo
 
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 """EXIF's tag for how a picture is turned, and its values that swap width and height."""
@@ -19,9 +23,44 @@ def load_image(source: str | os.PathLike | bytes, limits: MediaLimits | None = N
     Raises MediaError: no such file, not a picture by its content, damaged, truncated, beyond the limits.
     """
     limits = limits or MediaLimits()
-    with open_medium(source, IMAGE_KINDS, limits) as medium, opened(medium, limits) as image:
+    medium = open_medium(source, IMAGE_KINDS, limits)
+    if limits.isolation == "process":
+        with IsolatedReader(PICTURE_READER, medium, limits) as reader:
+            return Image.fromarray(reader.frames_at([0.0])[0])
+    with medium:
+        return _decoded(medium, limits)
+
+
+def _decoded(medium: MediaFile, limits: MediaLimits) -> Image.Image:
+    with opened(medium, limits) as image:
         image.load()
         return to_rgb(image)
+
+
+class PictureReader(Closing):
+    """A picture as a video of one frame: what a decoding child makes of it."""
+
+    def __init__(self, medium: MediaFile, limits: MediaLimits):
+        """Takes the file over. Raises as `load_image`."""
+        with medium:
+            self._pixels_HWC = np.asarray(_decoded(medium, limits))
+        height, width, _ = self._pixels_HWC.shape
+        who = (medium.kind, "PIL", PIL.__version__)
+        self._info = VideoInfo(medium.name, 1.0, 1, 1.0, width, height, *who)
+
+    def probe(self) -> VideoInfo:
+        return self._info
+
+    def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
+        out = np.empty((len(times), *self._pixels_HWC.shape), np.uint8) if out is None else out
+        out[:] = self._pixels_HWC
+        return out
+
+    def close(self) -> None:
+        self._pixels_HWC = None
+
+
+PICTURE_READER = "quicksviewer.utils.image:PictureReader"
 
 
 def image_size(source: str | os.PathLike | bytes, limits: MediaLimits | None = None) -> tuple[int, int]:

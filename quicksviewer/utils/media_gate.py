@@ -11,6 +11,7 @@ and nothing else: they never see a name, so no name can lead them to another fil
 
 import base64
 import binascii
+import fcntl
 import os
 import re
 import stat
@@ -97,6 +98,7 @@ def open_medium(
 ) -> MediaFile:
     """A medium of an allowed kind, open for reading.
 
+    `ref`: a path, bytes, a data URL, or a medium of a store (anything with `load(limits)` that gives bytes).
     `root`: the folder that a path must lie in (that of a RootedPath when not given); relative paths start
     there. Without one a path is one that the user typed: it may lead anywhere, but only to a stored file.
     Raises MediaError: no file, a path that leaves its root, a folder or device, empty, another kind, too
@@ -105,6 +107,8 @@ def open_medium(
     limits = limits or MediaLimits()
     if isinstance(ref, bytes | bytearray | memoryview):
         name, fd = BYTES_NAME, _hold(BYTES_NAME, ref, limits)
+    elif hasattr(ref, "load"):
+        name, fd = str(ref), _hold(str(ref), ref.load(limits), limits)
     elif isinstance(ref, str) and (head := DATA_URL.match(ref)):
         name, fd = URL_NAME, _hold(URL_NAME, _from_base64(ref, head.end(), limits), limits)
     else:
@@ -130,15 +134,24 @@ def _checked(name: str, fd: int, allowed: tuple[str, ...], limits: MediaLimits) 
 # Bytes
 
 
-def _hold(name: str, data: bytes, limits: MediaLimits) -> int:
-    """A descriptor of a file without a name that holds the bytes; it is gone when it is closed."""
-    limits.check_memory(name, memoryview(data).nbytes)
+def unnamed_file(size: int) -> int:
+    """A descriptor of memory of so many bytes that has no name: it is gone with its last descriptor. Where
+    the system can, its size is fixed, so that whoever else holds it cannot pull it away."""
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("medium")
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    with open(fd, "wb", closefd=False) as file:
+        fd = os.memfd_create("medium", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.truncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        return fd
+    with tempfile.TemporaryFile() as file:
+        os.truncate(file.fileno(), size)
+        return os.dup(file.fileno())
+
+
+def _hold(name: str, data: bytes, limits: MediaLimits) -> int:
+    size = memoryview(data).nbytes
+    limits.check_memory(name, size)
+    fd = unnamed_file(size)
+    with open(fd, "r+b", closefd=False) as file:
         file.write(data)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd

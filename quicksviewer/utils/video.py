@@ -82,13 +82,18 @@ def check_info(info: VideoInfo, limits: MediaLimits) -> VideoInfo:
     return info
 
 
-def room_for(count: int, info: VideoInfo, limits: MediaLimits) -> np.ndarray:
-    """Memory for `count` frames: uint8 (count, H, W, 3), not filled. Raises MediaError beyond the limit."""
+def shape_of(count: int, info: VideoInfo, limits: MediaLimits) -> tuple[int, int, int, int]:
+    """Shape of `count` frames: (count, H, W, 3). Raises MediaError when they would take too much memory."""
     size = count * info.height * info.width * 3
     if size > limits.max_decoded_bytes:
         wanted = f"{count} frames of {info.width}x{info.height} take {size} bytes"
         raise MediaError(info.path, f"{wanted}, the limit is {limits.max_decoded_bytes}")
-    return np.empty((count, info.height, info.width, 3), np.uint8)
+    return count, info.height, info.width, 3
+
+
+def room_for(count: int, info: VideoInfo, limits: MediaLimits) -> np.ndarray:
+    """Memory for `count` frames: uint8 (count, H, W, 3), not filled. Raises MediaError beyond the limit."""
+    return np.empty(shape_of(count, info, limits), np.uint8)
 
 
 def index_at(starts_F: np.ndarray, seconds_N: np.ndarray, slack: float) -> np.ndarray:

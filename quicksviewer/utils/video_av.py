@@ -37,8 +37,6 @@ class Shot(NamedTuple):
 class PyAVReader(Closing):
     """Reads one video file. See VideoReader."""
 
-    NAME, VERSION = "av", av.__version__
-
     def __init__(self, medium: MediaFile, limits: MediaLimits | None = None):
         """Takes the file over, decodes its first frame. MediaError when that fails or a limit is passed."""
         self._medium, self.path, self._kind = medium, medium.name, medium.kind
@@ -114,7 +112,8 @@ class PyAVReader(Closing):
             rate = max(frames, 1) / seconds
         height, width = self._pixels(self._first.frame).shape[:2]
         frames = frames or max(1, round(seconds * rate))
-        info = VideoInfo(self.path, float(seconds), frames, float(rate), width, height, self._codec())
+        size, who = (width, height), (self._codec(), "av", av.__version__)
+        info = VideoInfo(self.path, float(seconds), frames, float(rate), *size, *who)
         return check_info(info, self._limits)
 
     def _stated_seconds(self) -> Fraction | None:

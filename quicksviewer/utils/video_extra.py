@@ -5,6 +5,7 @@ They answer as the PyAV reader does; differences that their packages force are t
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class _ForeignReader(Closing):
         self._medium, self.path = medium, medium.name
         self._limits = limits or MediaLimits()
         try:
-            check_container(medium, self._limits)
+            self._codec = check_container(medium, self._limits)
             with self._errors("cannot be opened"):
                 self._info = check_info(self._open(medium.path), self._limits)
         except BaseException:
@@ -87,7 +88,8 @@ class DecordReader(_ForeignReader):
             # AVI has no presentation times, and decord gives what was in memory.
             self._starts_F, duration = np.arange(count) / fps, count / fps
         height, width = self._decoder[0].shape[:2]
-        return VideoInfo(self.path, float(duration), count, fps, width, height, "unknown")
+        who = (self._codec, "decord", decord.__version__)
+        return VideoInfo(self.path, float(duration), count, fps, width, height, *who)
 
     def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
         index_N = index_at(self._starts_F, checked_times(times), self.SLACK)
@@ -121,7 +123,8 @@ class TorchCodecReader(_ForeignReader):
         duration = float(facts.end_stream_seconds) - self._begin
         height, width = self._decoder[0].shape[:2]
         fps = float(facts.average_fps)
-        return VideoInfo(self.path, duration, int(facts.num_frames), fps, width, height, str(facts.codec))
+        who = (self._codec, "torchcodec", version("torchcodec"))
+        return VideoInfo(self.path, duration, int(facts.num_frames), fps, width, height, *who)
 
     def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
         seconds_N = checked_times(times) + self.SLACK

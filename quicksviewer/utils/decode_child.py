@@ -1,0 +1,174 @@
+"""The child that decodes: a process of its own, one medium at a time, which its parent may kill at any time.
+
+    python -m quicksviewer.utils.decode_child FD        started by utils/decode_pool.py; FD is its socket
+
+It is given a descriptor of the medium and one of the memory that the frames go to, and nothing else. Messages
+are a length and JSON. It ends with its parent: when the socket closes or, amid a call, when the call's time
+is over. What it has been forbidden (`harden`) it cannot allow itself again.
+"""
+
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from quicksviewer.utils.media import MediaError, MediaLimits
+from quicksviewer.utils.media_gate import MediaFile
+from quicksviewer.utils.registry import load_target
+from quicksviewer.utils.syscalls import forbid_syscalls
+from quicksviewer.utils.video import MAX_THREADS
+
+MAX_MESSAGE = 2**24
+"""Bytes of a message: a million times to look at."""
+MAX_OPEN_FILES = 64
+PATIENCE = 1.0
+"""Seconds that the parent has to act before a call that takes too long ends the child by itself."""
+
+
+# Messages
+
+
+def send(channel: socket.socket, message: dict, fds: Sequence[int] = ()) -> None:
+    """A message, with descriptors that the other side gets copies of."""
+    letters = json.dumps(message).encode()
+    socket.send_fds(channel, [len(letters).to_bytes(4)], list(fds))
+    channel.sendall(letters)
+
+
+def receive(channel: socket.socket, seconds: float | None = None) -> tuple[dict, list[int]] | None:
+    """The next message, its descriptors; None when the other side is gone. TimeoutError after `seconds`."""
+    until = None if seconds is None else time.monotonic() + seconds
+    channel.settimeout(seconds)
+    head, fds, _, _ = socket.recv_fds(channel, 4, 1)
+    if not head:
+        return None
+    size = int.from_bytes(head + _exactly(channel, 4 - len(head), until))
+    return json.loads(_exactly(channel, size, until)), fds
+
+
+def _exactly(channel: socket.socket, size: int, until: float | None) -> bytes:
+    if size > MAX_MESSAGE:
+        raise ConnectionError(f"a message of {size} bytes")
+    letters = bytearray()
+    while len(letters) < size:
+        if until is not None:
+            channel.settimeout(max(until - time.monotonic(), 1e-3))
+        if not (piece := channel.recv(size - len(letters))):
+            raise ConnectionError("a message was cut short")
+        letters += piece
+    return bytes(letters)
+
+
+# Limits
+
+
+def harden() -> list[str]:
+    """Give up, for good, what decoding does not need. What was given up."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    return ["core dumps", "many files", "writing files", *forbid_syscalls()]
+
+
+def limit_call(seconds: float, memory: int) -> None:
+    """For the call that begins: seconds by the clock and of each thread's work, bytes beside those taken."""
+    signal.setitimer(signal.ITIMER_REAL, seconds + PATIENCE)  # nobody handles SIGALRM: it ends the process
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = int(used.ru_utime + used.ru_stime + (seconds + PATIENCE) * MAX_THREADS) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    if taken := _address_space():
+        resource.setrlimit(resource.RLIMIT_AS, (taken + memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def _address_space() -> int:
+    """Bytes of address space in use; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * mmap.PAGESIZE
+    except OSError:
+        return 0
+
+
+# Work
+
+
+class Worker:
+    """One reader at a time, and the answers to the messages about it."""
+
+    def __init__(self):
+        self.reader = None
+
+    def open(self, fds: list[int], reader: str, medium: list, limits: dict) -> dict:
+        """Take a medium over; facts about it."""
+        self.close([])
+        name, kind, size = medium
+        self.reader = load_target(reader)(MediaFile(name, kind, size, fds[0]), MediaLimits(**limits))
+        return asdict(self.reader.probe())
+
+    def frames(self, fds: list[int], times: list[float], shape: list[int]) -> dict:
+        """Write frames into the memory behind a descriptor."""
+        with mmap.mmap(fds[0], 0) as memory:
+            os.close(fds[0])
+            out = np.frombuffer(memory, np.uint8).reshape(shape)
+            try:
+                self.reader.frames_at(times, out)
+            finally:
+                del out  # the memory cannot be let go while an array looks at it
+        return {}
+
+    def close(self, fds: list[int]) -> None:
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+
+def answer(worker: Worker, message: dict, fds: list[int]) -> dict | None:
+    """What to say to a message: {"ok": ...}, {"error": kind, ...}, or nothing."""
+    limit_call(message.pop("seconds"), message.pop("memory"))
+    try:
+        done = getattr(worker, message.pop("do"))(fds, **message)
+        return None if done is None else {"ok": done}
+    except MediaError as error:
+        return {"error": "media", "text": error.reason}
+    except MemoryError:
+        return {"error": "memory", "text": "its decoder needs more memory than it may take"}
+    except ValueError as error:
+        return {"error": "value", "text": str(error)}
+    except ModuleNotFoundError as error:
+        return {"error": "missing", "text": str(error)}
+    except Exception:
+        return {"error": "bug", "text": traceback.format_exc()}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def serve(channel: socket.socket) -> None:
+    """Answer until the other side is gone."""
+    worker = Worker()
+    while (request := receive(channel)) is not None:
+        if (said := answer(worker, *request)) is not None:
+            send(channel, said)
+
+
+def main(argv: list[str]) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    with socket.socket(fileno=int(argv[0])) as channel:
+        send(channel, {"ok": harden()})
+        try:
+            serve(channel)
+        except (ConnectionError, BrokenPipeError):
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
