@@ -17,6 +17,7 @@ COMMANDS = {
     "cubes": ("quicksviewer.cubes.command", "show how a video is cut, by any number of methods"),
     "bench": ("quicksviewer.bench", "run a study: bench cubing"),
     "data": ("quicksviewer.survey.command", "make, index, check and measure data"),
+    "preprocess": ("quicksviewer.preprocess.convert", "convert public data sets, write TSV stores"),
     "doctor": ("quicksviewer.utils.doctor", "show what this machine has and what is missing"),
 }
 """Word -> module with a `main`, and what it does."""
