@@ -15,8 +15,10 @@ COMMANDS = {
     "chat": ("quicksviewer.serve.cli", "ask a model about pictures and videos"),
     "eval": ("quicksviewer.eval.run", "measure a model on a benchmark"),
     "cubes": ("quicksviewer.cubes.command", "show how a video is cut, by any number of methods"),
+    "zoo": ("quicksviewer.zoo.command", "load any vision-language model and look at it"),
     "bench": ("quicksviewer.bench", "run a study: bench cubing"),
     "data": ("quicksviewer.survey.command", "make, index, check and measure data"),
+    "delta": ("quicksviewer.model.delta_command", "checkpoints as differences: make, apply, verify"),
     "preprocess": ("quicksviewer.preprocess.convert", "convert public data sets, write TSV stores"),
     "doctor": ("quicksviewer.utils.doctor", "show what this machine has and what is missing"),
 }

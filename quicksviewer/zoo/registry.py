@@ -63,10 +63,13 @@ FAMILIES = {
         precise=("lm_head",),
     ),
     "minimind_vlm": Family(
-        model_types=("minimind_vlm",), tasks=dict.fromkeys(_SEES_AND_WRITES, _MINIMIND), precise=("lm_head",)
+        model_types=("minimind_vlm",),
+        tasks=dict.fromkeys(_SEES_AND_WRITES, _MINIMIND),
+        processor="quicksviewer.zoo.minimind:MiniMindProcessor",
+        precise=("lm_head", "vision_proj.vision_proj"),  # what it reads is cast to the type of its weight
     ),
     "quicksviewer": Family(
-        model_types=("llava_qwen", "llava_llama"),
+        model_types=("llava_qwen", "llava_llama", "llava_minimind"),
         tasks=dict.fromkeys(_SEES_AND_WRITES, _ANY_WRITER),
         reader="quicksviewer.model.builder:load_pretrained_model",
     ),
