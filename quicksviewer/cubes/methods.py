@@ -11,13 +11,12 @@ from torch import Tensor
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.model.multimodal_cubing import Cubing, build_cubing
 from quicksviewer.model.multimodal_cubing.base import GatedFrames
+from quicksviewer.utils.colours import colour_changes
 from quicksviewer.utils.packets import packet_scores, read_packets
 from quicksviewer.utils.registry import lookup
 
 SIDE = 12
 """Pixels of a side of the pictures that stand for features when there is no model."""
-BINS = 8
-"""Steps of each colour in the histograms by which shots are told."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,7 @@ def by_codec(clip: Clip) -> list[int]:
 
 def by_colours(clip: Clip) -> list[int]:
     """Where the colours of the picture change most, as shot detectors look at it."""
-    step_N3SS = clip.pixels.long() * BINS // 256
-    colour_NS = (step_N3SS[:, 0] * BINS + step_N3SS[:, 1]).flatten(1) * BINS + step_N3SS[:, 2].flatten(1)
-    histogram = (
-        torch.zeros(len(colour_NS), BINS**3).scatter_add_(1, colour_NS, torch.ones(colour_NS.shape))
-        / colour_NS.shape[1]
-    )
-    change = (histogram[1:] - histogram[:-1]).abs().sum(dim=1)
-    return best_scores(clip, F.pad(change, (1, 0)))
+    return best_scores(clip, colour_changes(clip.pixels))
 
 
 METHODS: dict[str, Callable[[Clip], list[int]]] = {

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
+from quicksviewer.train.cube_statistics import CubeStatistics, refuse_broken_counts
+
 
 class CheckGradients(TrainerCallback):
     """After the first backward pass: what is trainable has a gradient, what is frozen has none.
@@ -52,3 +54,41 @@ class StopOnSignal(TrainerCallback):
             self.asked = bool(anyone)
         if self.asked:
             control.should_save = control.should_training_stop = True
+
+
+class StopOnBrokenFeatures(TrainerCallback):
+    """Ends the run at the step whose features or gates are no finite numbers, by name.
+
+    Nothing waits for a device: what it has counted is copied while it works, and looked at when it is there,
+    which is mostly one step later. What is not there in time is found at the next log line.
+    """
+
+    def __init__(self, cubes: CubeStatistics):
+        self.cubes = cubes
+        self._copy: tuple[torch.Tensor, torch.cuda.Event, int] | None = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._copy is not None and self._copy[1].query():
+            self._look()
+        if self._copy is None:
+            self._begin(self.cubes.broken(), state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._copy is not None:
+            self._copy[1].synchronize()
+            self._look()
+
+    def _begin(self, counts: torch.Tensor, step: int) -> None:
+        if counts.device.type != "cuda":
+            refuse_broken_counts(counts.tolist(), f"step {step}")
+            return
+        copy = torch.empty(counts.shape, pin_memory=True)
+        copy.copy_(counts, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._copy = copy, event, step
+
+    def _look(self) -> None:
+        counts, _, step = self._copy
+        self._copy = None
+        refuse_broken_counts(counts.tolist(), f"step {step}")

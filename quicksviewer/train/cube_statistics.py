@@ -1,6 +1,7 @@
 """What cubes do over the steps between two log lines: their lengths, how sure the gate is, signs of collapse.
 
-Everything is added up on the device; nothing is read from it before a report. Letters: M media, C cubes.
+Everything is added up on the device; nothing waits for it before a report. Letters: N frames, M media, C
+cubes, S pixels of a side.
 """
 
 import math
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quicksviewer.model.multimodal_cubing.base import Cuts, to_device
+from quicksviewer.utils.colours import SHOT, colour_changes
 from quicksviewer.utils.utils import get_logger
 
 logger = get_logger(__name__)
@@ -21,7 +23,12 @@ CLASSES = [
 ] + [f"over_{EDGES[-1]}"]
 LEAST_CUBES = 3
 """Videos with fewer cubes do not count as collapsed: with two, one is often long."""
-NUMBERS = ("gates", "entropy", "videos", "collapsed", "broken", "seconds", "video_cubes", "gradient")
+BROKEN = ("broken", "broken_gates")
+"""Frames whose features, and gates whose logits, are no finite numbers."""
+NUMBERS = (
+    *("gates", "entropy", "videos", "collapsed", "seconds", "video_cubes", "gradient", "shots", "shots_cut"),
+    *BROKEN,
+)
 ALARM = 0.5
 """Share of collapsed videos from which the log raises an alarm."""
 
@@ -37,22 +44,24 @@ class CubeStatistics:
         self.lengths = torch.zeros(len(CLASSES), device=self.device)
         self.sums = {name: torch.zeros((), device=self.device) for name in NUMBERS}
 
-    def add(self, cuts: Cuts, times_N: Tensor | None = None) -> None:
-        """The cuts of a batch, and the seconds of its frames if there are any."""
-        length_C = torch.bincount(cuts.cube_of_frame, minlength=sum(cuts.cubes))
-        self.lengths += torch.bincount(
-            torch.bucketize(length_C, to_device(EDGES, length_C.device)), minlength=len(CLASSES)
-        )
-        self._add_videos(cuts, length_C, times_N)
+    def add(self, cuts: Cuts, times_N: Tensor | None = None, pixels_N3SS: Tensor | None = None) -> None:
+        """The cuts of a batch; the seconds and the pixels of its frames, where they are known."""
+        length_C = cube_lengths(cuts)
+        place_C = torch.bucketize(length_C, to_device(EDGES, length_C.device))
+        self.lengths.index_add_(0, place_C, torch.ones_like(place_C, dtype=torch.float32))
+        start_M = self._add_videos(cuts, length_C, times_N)
+        if pixels_N3SS is not None:
+            self._add_shots(cuts, start_M, pixels_N3SS)
         if cuts.broken is not None:
             self.sums["broken"] += cuts.broken
         if cuts.gate_logits is not None:
             self._add_gate(cuts.gate_logits)
 
-    def _add_videos(self, cuts: Cuts, length_C: Tensor, times_N: Tensor | None) -> None:
-        """A video is collapsed when one cube holds all that the others, of one frame each, leave.
+    def _add_videos(self, cuts: Cuts, length_C: Tensor, times_N: Tensor | None) -> Tensor:
+        """The first frame of each medium: (M,).
 
-        The time of a video is that from its first frame to its last, and one frame more.
+        A video is collapsed when one cube holds all that the others, of one frame each, leave. The time of a
+        video is that from its first frame to its last, and one frame more.
         """
         cubes_M = to_device(cuts.cubes, length_C.device)
         medium_C = torch.arange(len(cubes_M), device=length_C.device)
@@ -62,16 +71,24 @@ class CubeStatistics:
         is_video_M = (cubes_M >= LEAST_CUBES) & (frames_M > cubes_M)
         self.sums["videos"] += is_video_M.sum()
         self.sums["collapsed"] += (is_video_M & (longest_M == frames_M - cubes_M + 1)).sum()
+        last_M = frames_M.cumsum(0) - 1
+        start_M = last_M - frames_M + 1
         if times_N is not None:
-            last_M = frames_M.cumsum(0) - 1
-            span_M = times_N[last_M] - times_N[last_M - frames_M + 1]
-            seconds_M = span_M * frames_M / (frames_M - 1).clamp_min(1)
+            seconds_M = (times_N[last_M] - times_N[start_M]) * frames_M / (frames_M - 1).clamp_min(1)
             self.sums["seconds"] += seconds_M.sum()
             self.sums["video_cubes"] += (cubes_M * (frames_M > 1)).sum()
+        return start_M
+
+    def _add_shots(self, cuts: Cuts, start_M: Tensor, pixels_N3SS: Tensor) -> None:
+        """Frames that begin a shot by their colours, and how many of them open a cube."""
+        shot_N = (colour_changes(pixels_N3SS) > SHOT).index_fill(0, start_M, False)
+        self.sums["shots"] += shot_N.sum()
+        self.sums["shots_cut"] += shot_N[cuts.first_frame].sum()
 
     def _add_gate(self, logits_G2: Tensor) -> None:
         """Entropy in bits of each gate, and, when it comes, the gradient that reaches the gates."""
         log_G2 = logits_G2.detach().log_softmax(dim=-1)
+        self.sums["broken_gates"] += (~log_G2.isfinite()).any(dim=-1).sum()
         self.sums["entropy"] -= (log_G2.exp() * log_G2).sum() / math.log(2)
         self.sums["gates"] += len(logits_G2)
         if logits_G2.requires_grad:
@@ -81,6 +98,10 @@ class CubeStatistics:
                 sums["gradient"] += gradient.float().square().sum()
 
             logits_G2.register_hook(note)
+
+    def broken(self) -> Tensor:
+        """The numbers of BROKEN since the last report, of this rank: (2,) on the device."""
+        return torch.stack([self.sums[name] for name in BROKEN])
 
     def vector(self) -> Tensor:
         """All sums, to be added over ranks."""
@@ -100,22 +121,40 @@ class CubeStatistics:
             logs["collapsed_videos"] = numbers["collapsed"] / numbers["videos"]
         if numbers["seconds"]:
             logs["tokens_per_second_of_video"] = numbers["video_cubes"] * tokens_per_cube / numbers["seconds"]
-        if numbers["broken"]:
-            logs["broken_frames"] = numbers["broken"]
-        return logs
+        if numbers["shots"]:
+            logs["shots_cut"] = numbers["shots_cut"] / numbers["shots"]
+        return logs | {name: numbers[name] for name in BROKEN if numbers[name]}
+
+
+def cube_lengths(cuts: Cuts) -> Tensor:
+    """Frames of every cube: (C,) int64. `bincount` would wait for the device."""
+    cube_N = cuts.cube_of_frame
+    return cube_N.new_zeros(sum(cuts.cubes)).index_add_(0, cube_N, torch.ones_like(cube_N))
 
 
 def check_cubes(logs: dict[str, float]) -> None:
-    """Ends the run on features that are no numbers; warns when the gate has collapsed. Reads log entries."""
-    if logs.get("broken_frames"):
-        raise FloatingPointError(
-            f"{logs['broken_frames']:.0f} frames since the last log have no finite features. "
-            "Go on from an earlier checkpoint with a smaller learning rate; evaluate it first on the same "
-            "data, which names the video if one is to blame"
-        )
+    """Ends the run on features or gates that are no numbers; warns when the gate has collapsed. Reads log
+    entries."""
+    refuse_broken_counts([logs.get(name, 0) for name in BROKEN], "since the last log")
     if logs.get("collapsed_videos", 0) >= ALARM:
         logger.warning(
             "cubing has collapsed on %.0f%% of the videos: one cube holds all frames that the others, of one "
             "frame each, leave; set min_cube_frames, or lower the cubing's learning rate",
             100 * logs["collapsed_videos"],
         )
+
+
+def refuse_broken_counts(counts: list[float], when: str) -> None:
+    """FloatingPointError that says when and in which part, if any of the numbers of BROKEN is not 0."""
+    frames, gates = counts
+    if not (frames or gates):
+        return
+    what = (
+        f"the features of {frames:.0f} frames (part vision_tower)"
+        if frames
+        else f"the logits of {gates:.0f} gates (part cubing), whose features are finite,"
+    )
+    raise FloatingPointError(
+        f"{when}: {what} are no finite numbers. Go on from an earlier checkpoint with a smaller learning "
+        "rate; evaluate it first on the same data, which names the video if one is to blame"
+    )

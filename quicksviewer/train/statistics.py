@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from quicksviewer.data.collator import sample_numbers, targets_of
 from quicksviewer.model.multimodal_cubing.base import Cuts
-from quicksviewer.train.cube_statistics import CubeStatistics
+from quicksviewer.train.cube_statistics import CubeStatistics, cube_lengths
 
 SUMS = ("loss_tokens", "loss_gate", "cubes", "frames", "single", "longest")
 """All sums are the same on every rank, whatever its rows hold, so that ranks can add them up."""
@@ -29,12 +29,12 @@ class Statistics:
     def add_loss(self, name: str, loss) -> None:
         self.sums[name] += loss.detach().float()
 
-    def add_cuts(self, cuts: Cuts | None, times_N=None) -> None:
+    def add_cuts(self, cuts: Cuts | None, times_N=None, pixels_N3SS=None) -> None:
         """Lengths of the cubes of a batch, in frames. Images count as cubes of one frame."""
         if cuts is None:
             return
-        self.cubes.add(cuts, times_N)
-        lengths = torch.bincount(cuts.cube_of_frame, minlength=sum(cuts.cubes))
+        self.cubes.add(cuts, times_N, pixels_N3SS)
+        lengths = cube_lengths(cuts)
         self.sums["cubes"] += len(lengths)
         self.sums["frames"] += lengths.sum()
         self.sums["single"] += (lengths == 1).sum()

@@ -2,14 +2,20 @@
 
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import TrainerState
 
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.model.multimodal_cubing import Cuts, build_cubing
 from quicksviewer.model.multimodal_cubing.base import broken_frames, refuse_broken
+from quicksviewer.train.callbacks import StopOnBrokenFeatures
 from quicksviewer.train.cube_statistics import CLASSES, CubeStatistics, check_cubes
+from quicksviewer.train.statistics import Statistics
+from quicksviewer.utils.colours import colour_changes
 
 FRAMES = [10, 1, 6, 40]
 OPENS = [[0, 1, 2], [0], [0, 2, 4], [0, 3, 39]]
@@ -82,10 +88,66 @@ def test_collapse_is_told(caplog):
     assert "75% of the videos" in caplog.text
 
 
-def test_broken_frames_end_a_run():
+def test_shots_are_counted_where_a_cube_opens():
+    """Colours change at the frames 2 and 5 of the first video and 30 of the last; its 31st is no cut."""
+    pixels = torch.zeros(sum(FRAMES), 3, 8, 8, dtype=torch.uint8)
+    pixels[2:5], pixels[10], pixels[17 + 3 :] = 200, 90, 120
+    statistics = CubeStatistics("cpu")
+    statistics.add(cuts(), None, pixels)  # where a medium begins is no change: its pixels differ, too
+    assert logs(statistics)["shots_cut"] == pytest.approx(2 / 3)
+    statistics.clear()
+    statistics.add(cuts(), None, torch.zeros_like(pixels))
+    assert "shots_cut" not in logs(statistics)
+
+
+def test_changes_of_colour_by_hand():
+    pixels = torch.zeros(3, 3, 2, 2, dtype=torch.uint8)
+    pixels[1:, 0, 0] = 255  # half of the pixels move from one bin to another
+    assert colour_changes(pixels).tolist() == [0.0, 1.0, 0.0]
+    large = pixels.repeat_interleave(64, dim=2).repeat_interleave(64, dim=3)
+    assert colour_changes(large).tolist() == [0.0, 1.0, 0.0]
+
+
+def test_nothing_waits_for_the_device():
+    """Fake tensors have no values to wait for."""
+    with FakeTensorMode():
+        cubing, statistics = build_cubing(CubingConfig(), 8), Statistics("cpu")
+        total = sum(FRAMES)
+        made = cubing(torch.empty(total, 8), FRAMES, [n > 1 for n in FRAMES])
+        made = replace(made, broken=broken_frames(torch.empty(total, 8)))
+        statistics.add_cuts(made, torch.empty(total), torch.empty(total, 3, 8, 8, dtype=torch.uint8))
+        assert statistics.cubes.broken().shape == (2,)
+
+
+def broken(frames, gates):
+    """Statistics of a step in which so many frames and gates were no numbers."""
+    statistics, pooled = CubeStatistics("cpu"), torch.randn(9, 8)
+    made = build_cubing(CubingConfig(), 8)(pooled, [9], [True])
+    pooled[:frames] = torch.nan
+    made.gate_logits.detach()[:gates] = torch.inf
+    statistics.add(replace(made, broken=broken_frames(pooled)))
+    return statistics
+
+
+@pytest.mark.parametrize(
+    ("frames", "gates", "message"),
+    [
+        (3, 8, "step 7: the features of 3 frames .part vision_tower"),
+        (0, 2, "step 7: .* 2 gates .part cubing"),
+    ],
+)
+def test_a_step_with_broken_numbers_is_named_when_it_ends(frames, gates, message):
+    state = TrainerState(global_step=7)
+    StopOnBrokenFeatures(broken(0, 0)).on_step_end(None, state, None)
+    with pytest.raises(FloatingPointError, match=message):
+        StopOnBrokenFeatures(broken(frames, gates)).on_step_end(None, state, None)
+
+
+def test_the_log_finds_what_another_rank_has_seen():
     check_cubes({})
-    with pytest.raises(FloatingPointError, match="3 frames since the last log"):
-        check_cubes({"broken_frames": 3.0})
+    totals = broken(3, 0).vector() + broken(0, 0).vector()
+    with pytest.raises(FloatingPointError, match="since the last log: the features of 3 frames"):
+        check_cubes(CubeStatistics.logs(totals.tolist(), 4, 1))
 
 
 def test_a_broken_video_is_named():
