@@ -9,6 +9,7 @@ from quicksviewer.data.sampler import DealByCost, LengthGroupedSampler
 from quicksviewer.data.stream import Order, Share, deal_in_turn
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.model.llava_arch import PARTS
+from quicksviewer.train.callbacks import StopOnBrokenFeatures
 from quicksviewer.train.checkpoint import load_extras, save_extras
 from quicksviewer.train.cost import cost_model
 from quicksviewer.train.cube_statistics import check_cubes
@@ -28,6 +29,7 @@ class LLaVATrainer(StageTrainer):
         self._gates_in_step, self._micro_step = 1, 0
         self._statistics = Statistics(self.args.device)
         self._generator = torch.Generator(device=self.args.device)
+        self.add_callback(StopOnBrokenFeatures(self._statistics.cubes))
 
     # --- data
 
@@ -92,7 +94,9 @@ class LLaVATrainer(StageTrainer):
             penalty = outputs["gate_penalty"] * scale
             self._statistics.add_loss("loss_gate", penalty)
             loss = loss + self.cubing.aux_weight * penalty
-        self._statistics.add_cuts(outputs.get("cuts"), inputs.get("frame_times"))
+        pixels = inputs.get("pixel_values")
+        pixels = pixels if pixels is not None and pixels.ndim == 4 else None  # stored features have none
+        self._statistics.add_cuts(outputs.get("cuts"), inputs.get("frame_times"), pixels)
         return (loss, outputs) if return_outputs else loss
 
     def _noise_inputs(self) -> dict:
