@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "model": GROUND | {"minimind"},
     "data": GROUND,
     "synthetic": GROUND,
-    "train": LIBRARY,
+    "train": LIBRARY | {"minimind"},
     "eval": LIBRARY,
     "serve": LIBRARY,
     "cubes": LIBRARY | {"train", "eval"},

@@ -15,6 +15,7 @@ from quicksviewer.train.cost import cost_model
 from quicksviewer.train.cube_statistics import check_cubes
 from quicksviewer.train.features import FeatureCache
 from quicksviewer.train.noise import noise_seed
+from quicksviewer.train.router import RouterLoss
 from quicksviewer.train.statistics import Statistics
 from quicksviewer.train.trainer import StageTrainer
 
@@ -27,7 +28,7 @@ class LLaVATrainer(StageTrainer):
         super().__init__(*args, parts=PARTS, **kwargs)
         self.cubing, self.features = cubing, features
         self._gates_in_step, self._micro_step = 1, 0
-        self._statistics = Statistics(self.args.device)
+        self._statistics, self._routers = Statistics(self.args.device), RouterLoss(self.model.config)
         self._generator = torch.Generator(device=self.args.device)
         self.add_callback(StopOnBrokenFeatures(self._statistics.cubes))
 
@@ -63,6 +64,7 @@ class LLaVATrainer(StageTrainer):
         total = self.accelerator.gather(torch.tensor([gates], device=device)).sum()
         self._gates_in_step, self._micro_step = total.clamp(min=1), 0
         self._statistics.steps += 1
+        self._routers.begin_step(batches, self.accelerator.gather, device)
         if num_items is not None:  # every process of a team has counted the same rows
             num_items = num_items / self.team_size
         return batches, num_items
@@ -76,9 +78,9 @@ class LLaVATrainer(StageTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Token loss over the tokens of the whole step, plus the gate's penalty over the gate frames of the
-        whole step.
+        whole step, plus the routers' loss over its documents.
 
-        Both are scaled by the number of processes, because their gradients are averaged over them.
+        All are scaled by the number of processes, because their gradients are averaged over them.
         """
         groups = inputs.pop("groups", None)
         if self.features is not None:
@@ -94,6 +96,8 @@ class LLaVATrainer(StageTrainer):
             penalty = outputs["gate_penalty"] * scale
             self._statistics.add_loss("loss_gate", penalty)
             loss = loss + self.cubing.aux_weight * penalty
+        router = self._routers.term(outputs, inputs, self.accelerator.num_processes)
+        loss = loss if router is None else loss + router
         pixels = inputs.get("pixel_values")
         pixels = pixels if pixels is not None and pixels.ndim == 4 else None  # stored features have none
         self._statistics.add_cuts(outputs.get("cuts"), inputs.get("frame_times"), pixels)
@@ -118,7 +122,7 @@ class LLaVATrainer(StageTrainer):
         if "loss" in logs:
             progress = self.state.global_step / max(self.state.max_steps, 1)
             mm = self.model.mm_config
-            logs |= self._statistics.report(mm.tokens_per_cube if mm else 0)
+            logs |= self._statistics.report(mm.tokens_per_cube if mm else 0) | self._routers.report()
             check_cubes(logs)
             logs["noise_weight"] = self.cubing.noise_weight(progress)
         super().log(logs, *args, **kwargs)
