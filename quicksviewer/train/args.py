@@ -252,10 +252,11 @@ def recipe_system(name: str) -> tuple[str, System]:
         raise ValueError(f"{path} > system: {error}") from error
 
 
-def read_settings(argv: list[str]) -> Settings:
+def read_settings(argv: list[str], needs_files: bool = True) -> Settings:
     """Defaults, then the recipe, then the command line.
 
-    ValueError for a name nobody declared, with the nearest known one, and for files that are missing.
+    ValueError for a name nobody declared, with the nearest known one, and for files that are missing; a plan
+    does without these (`needs_files`).
     """
     first, _ = HEAD.parse_known_args(argv)
     parser = HfArgumentParser(
@@ -279,7 +280,8 @@ def read_settings(argv: list[str]) -> Settings:
         _refuse(word.lstrip("-").split("=")[0], known, "the command line")
     model, data = _fill(ModelArguments, values), _fill(DataArguments, values)
     _refuse_unfollowed(name, system, values)
-    system.check_paths(first.recipe, stage, model, data, values.output_dir)
+    if needs_files:
+        system.check_paths(first.recipe, stage, model, data, values.output_dir)
     return Settings(name, stage, first.recipe, mm, model, data, values)
 
 
