@@ -68,8 +68,8 @@ def _make_blip(folder, texts, task="vqa", text=None, vision=None, max_length=64)
     from transformers import BlipConfig, BlipImageProcessorPil, BlipProcessor
 
     tokenizer = blip_tokenizer(texts, max_length)
-    # The default range of the vision side, 1e-10, would make all pictures alike.
-    vision = VISION_SHAPE | {"initializer_range": 0.05} | (vision or {})
+    # At the default ranges (1e-10 for the vision side) random models say the same to all pictures and texts.
+    vision = VISION_SHAPE | {"initializer_range": 0.1} | (vision or {})
     config = BlipConfig(
         text_config=TEXT_SHAPE
         | dict(
@@ -79,9 +79,11 @@ def _make_blip(folder, texts, task="vqa", text=None, vision=None, max_length=64)
             eos_token_id=tokenizer.sep_token_id,
             sep_token_id=tokenizer.sep_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            initializer_range=0.1,
         )
         | (text or {}),
         vision_config=vision,
+        initializer_range=0.1,
         image_text_hidden_size=WIDTH,
     )
     model = load_target(lookup(BLIP_TASKS, task, "task of blip"))(config)

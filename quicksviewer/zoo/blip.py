@@ -58,19 +58,15 @@ def generate_answer_blip(
 
     image: a path or a picture. max_length: tokens of an answer. A list gives what its items give one by one.
     """
-    from quicksviewer.zoo.blip_writing import answer_ids
+    from quicksviewer.zoo.blip_writing import BlipForQuestionAnswering
 
     batch = prepare_inputs_for_blip(processor, image, question, get_device(model))
+    if len(batch["input_ids"]) > 1 and not isinstance(model, BlipForQuestionAnswering):
+        # transformers' own class would let answers look at the padding of their questions
+        pairs = zip(image, question, strict=True)
+        return [generate_answer_blip(model, processor, *pair, max_length, num_beams) for pair in pairs]
     with _resting(model):
-        ids = answer_ids(
-            model,
-            batch["input_ids"],
-            batch["pixel_values"],
-            batch["attention_mask"],
-            max_length=max_length,
-            num_beams=num_beams,
-        )
-    answers = _decoded(processor, ids)
+        answers = _decoded(processor, model.generate(**batch, max_length=max_length, num_beams=num_beams))
     return answers if isinstance(question, (list, tuple)) else answers[0]
 
 

@@ -1,9 +1,10 @@
 """BLIP that writes answers and captions: labels may be padded, and batches equal single items.
 
 transformers' class for questions reads labels as the decoder's input too, so that -100 is no word it knows,
-and lets an answer look at the padding of its question. Both of its classes learn texts that begin with [CLS],
-while generation begins with the decoder's own start. The classes here differ in these points only. They have
-the same names, so that what is saved from them is a checkpoint of transformers' classes.
+and lets an answer look at the padding of its question: `generate` gives no mask, and the mask that `forward`
+gives is lost on its way (5.23). Both of its classes learn texts that begin with [CLS], while generation
+begins with the decoder's own start. The classes here differ in these points only. They have the same names,
+so that what is saved from them is a checkpoint of transformers' classes.
 """
 
 import torch
@@ -42,6 +43,13 @@ def know_tokenizer(model, tokenizer) -> None:
         model.answer_starts = (tokenizer.cls_token_id, model.config.text_config.bos_token_id)
 
 
+def with_mask(module, inputs, named):
+    """Give a cross-attention, under the name that it reads, the mask that it is called with."""
+    if named.get("encoder_attention_mask") is None:
+        named = {**named, "encoder_attention_mask": named.get("attention_mask")}
+    return inputs, named
+
+
 class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):
     """`forward(pixel_values, input_ids, attention_mask, labels)` trains; `generate` answers in batches.
 
@@ -51,6 +59,11 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):
     accepts_loss_kwargs = False  # its loss is a mean already; a trainer must not divide by its own count
     answer_starts: tuple[int, ...] = ()
     """Ids that a row of labels may begin with; empty: not checked. `know_tokenizer` sets them."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.text_decoder.bert.encoder.layer:
+            layer.crossattention.self.register_forward_pre_hook(with_mask, with_kwargs=True)
 
     def forward(
         self,
@@ -79,9 +92,29 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):
         )
 
     @torch.no_grad()
-    def generate(self, input_ids, pixel_values, attention_mask=None, **options):
+    def generate(
+        self, input_ids, pixel_values, attention_mask=None, interpolate_pos_encoding=False, **options
+    ):
         """Answers as ids (B, T), begun with the decoder's start. `options`: those of transformers."""
-        return answer_ids(self, input_ids, pixel_values, attention_mask, **options)
+        input_ids = torch.as_tensor(input_ids, device=pixel_values.device)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        pictures = self.vision_model(
+            pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding
+        ).last_hidden_state
+        questions = self.text_encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=pictures,
+            encoder_attention_mask=attention_mask.new_ones(pictures.shape[:-1]),
+        ).last_hidden_state
+        return self.text_decoder.generate(
+            input_ids=input_ids.new_full((len(input_ids), 1), self.decoder_start_token_id),
+            eos_token_id=self.config.text_config.sep_token_id,
+            pad_token_id=self.config.text_config.pad_token_id,
+            encoder_hidden_states=questions,
+            encoder_attention_mask=attention_mask,
+            **options,
+        )
 
 
 class BlipForConditionalGeneration(transformers.BlipForConditionalGeneration):
@@ -117,32 +150,3 @@ class BlipForConditionalGeneration(transformers.BlipForConditionalGeneration):
             labels=labels,
             **options,
         )
-
-
-@torch.no_grad()
-def answer_ids(
-    model, input_ids, pixel_values, attention_mask=None, interpolate_pos_encoding=False, **options
-):
-    """What any BLIP that answers questions generates, (B, T); padding of questions is hidden from answers."""
-    device = pixel_values.device
-    input_ids = torch.as_tensor(input_ids, device=device)
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    pictures = model.vision_model(
-        pixel_values=pixel_values, interpolate_pos_encoding=interpolate_pos_encoding
-    ).last_hidden_state
-    questions = model.text_encoder(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        encoder_hidden_states=pictures,
-        encoder_attention_mask=torch.ones(pictures.shape[:-1], dtype=torch.long, device=device),
-    ).last_hidden_state
-    text = model.config.text_config
-    return model.text_decoder.generate(
-        input_ids=torch.full((len(input_ids), 1), text.bos_token_id, device=device),
-        eos_token_id=text.sep_token_id,
-        pad_token_id=text.pad_token_id,
-        encoder_hidden_states=questions,
-        encoder_attention_mask=attention_mask,
-        **options,
-    )
