@@ -190,8 +190,9 @@ class LazySupervisedDataset(Dataset):
         image."""
         if ref.kind == "image":
             return True
+        config = self.processor.media_config
         try:
-            with open_video(ref.path, self.processor.media_config.decoder):
+            with open_video(ref.path, config.decoder, config.limits()):
                 return False
         except MediaError:
             return True

@@ -52,6 +52,8 @@ class MediaConfig:
     """Where media are decoded: in a child that is killed when it hangs, crashes or eats memory, or here."""
     decode_seconds: float = 120
     """How long one call of a decoder in a child may take."""
+    decode_memory_mib: int = 4096
+    """What a decoder in a child may take, beside the frames that it returns."""
 
     def __post_init__(self):
         lookup(VIDEO_READERS, self.decoder, "video decoder")
@@ -63,7 +65,8 @@ class MediaConfig:
 
     def limits(self) -> MediaLimits:
         """How media are opened. ValueError where a setting makes no sense."""
-        return MediaLimits(isolation=self.isolation, decode_seconds=self.decode_seconds)
+        bounds = {"decode_seconds": self.decode_seconds, "decode_memory": self.decode_memory_mib * 2**20}
+        return MediaLimits(isolation=self.isolation, **bounds)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ are a length and JSON. It ends with its parent: when the socket closes or, amid 
 is over. What it has been forbidden (`harden`) it cannot allow itself again.
 """
 
+import importlib
 import json
 import mmap
 import os
@@ -29,6 +30,8 @@ from quicksviewer.utils.video import MAX_THREADS
 
 MAX_MESSAGE = 2**24
 """Bytes of a message: a million times to look at."""
+USUAL = ("quicksviewer.utils.video_av", "quicksviewer.utils.image")
+"""Modules of readers that are loaded at the start: the time of a call is for decoding."""
 MAX_OPEN_FILES = 64
 PATIENCE = 1.0
 """Seconds that the parent has to act before a call that takes too long ends the child by itself."""
@@ -116,13 +119,9 @@ class Worker:
 
     def frames(self, fds: list[int], times: list[float], shape: list[int]) -> dict:
         """Write frames into the memory behind a descriptor."""
-        with mmap.mmap(fds[0], 0) as memory:
-            os.close(fds[0])
-            out = np.frombuffer(memory, np.uint8).reshape(shape)
-            try:
-                self.reader.frames_at(times, out)
-            finally:
-                del out  # the memory cannot be let go while an array looks at it
+        memory = mmap.mmap(fds[0], 0)  # let go with the last array that looks at it
+        os.close(fds[0])
+        self.reader.frames_at(times, np.frombuffer(memory, np.uint8).reshape(shape))
         return {}
 
     def close(self, fds: list[int]) -> None:
@@ -161,6 +160,8 @@ def serve(channel: socket.socket) -> None:
 
 def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    for module in USUAL:
+        importlib.import_module(module)
     with socket.socket(fileno=int(argv[0])) as channel:
         send(channel, {"ok": harden()})
         try:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from quicksviewer.utils.decode_pool import IsolatedReader
 from quicksviewer.utils.media import IMAGE_KINDS, MediaError, MediaLimits
@@ -80,6 +80,8 @@ def opened(medium: MediaFile, limits: MediaLimits):
             limits.check_pixels(medium.name, *image.size)
             limits.check_expansion(medium.name, medium.size, *image.size)
             yield image
+    except UnidentifiedImageError as error:  # its own words hold addresses of memory
+        raise MediaError(medium.name, f"damaged {medium.kind}: its head cannot be read") from error
     # Damaged pictures make PIL's plugins fail in all these ways.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
         raise MediaError(medium.name, f"damaged {medium.kind}: {error}") from error

@@ -109,11 +109,12 @@ def open_medium(
         name, fd = BYTES_NAME, _hold(BYTES_NAME, ref, limits)
     elif hasattr(ref, "load"):
         name, fd = str(ref), _hold(str(ref), ref.load(limits), limits)
-    elif isinstance(ref, str) and (head := DATA_URL.match(ref)):
-        name, fd = URL_NAME, _hold(URL_NAME, _from_base64(ref, head.end(), limits), limits)
+    elif isinstance(ref, str) and (head := DATA_URL.match(said := _said(ref))):
+        name, fd = URL_NAME, _hold(URL_NAME, _from_base64(said, head.end(), limits), limits)
     else:
         name = os.fsdecode(ref)
-        fd = _open_path(name, root if root is not None else getattr(ref, "root", None), ref, limits)
+        root = ref.root if root is None and isinstance(ref, RootedPath) else root
+        fd = _open_path(name, _said(ref), root, limits)
     try:
         return _checked(name, fd, tuple(allowed), limits)
     except BaseException:
@@ -168,9 +169,13 @@ def _from_base64(url: str, start: int, limits: MediaLimits) -> bytes:
 # Paths
 
 
-def _open_path(name: str, root: str | os.PathLike | None, ref: object, limits: MediaLimits) -> int:
+def _said(ref: str | os.PathLike) -> str:
+    """A path as it was written, before it was put under a root."""
+    return ref.path if isinstance(ref, RootedPath) else os.fsdecode(ref)
+
+
+def _open_path(name: str, said: str, root: str | os.PathLike | None, limits: MediaLimits) -> int:
     """A descriptor of the stored file that a path leads to, under its root when there is one."""
-    said = getattr(ref, "path", name) if root is not None else name
     _check_text(name, said, rooted=root is not None)
     with os_errors(name):
         real = os.path.realpath(name if root is None else os.path.join(root, said), strict=True)

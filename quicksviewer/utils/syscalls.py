@@ -15,7 +15,7 @@ FORBIDDEN = {
         0xC000003E,
         {
             "network": (41, 42, 49, 50, 425),  # socket, connect, bind, listen, io_uring_setup
-            "programs": (57, 58, 59, 322),  # fork, vfork, execve, execveat
+            "programs": (59, 322),  # execve, execveat
             "processes": (62, 101, 310, 311),  # kill, ptrace, process_vm_readv, process_vm_writev
         },
     ),
