@@ -125,14 +125,31 @@ def test_uniform_cuts():
     ]
 
 
-def test_bfloat16_frames_are_cut_like_their_float32_values():
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", sorted(CUBINGS))
+def test_bfloat16_frames_are_cut_like_their_float32_values(kind, training):
     frames_ND = features(60).bfloat16()
-    cubing = make()
+    cubing = make(kind=kind).train(training)
     with torch.autocast("cpu", torch.bfloat16):
         low = cubing(frames_ND, [60], [True])
     high = cubing(frames_ND.float(), [60], [True])
-    assert torch.equal(low.first_frame, high.first_frame)
-    assert torch.equal(low.gate_logits, high.gate_logits) and low.gate_logits.dtype == torch.float32
+    assert torch.equal(low.first_frame, high.first_frame) and torch.equal(low.mask, high.mask)
+    if kind not in YARDSTICKS:
+        assert torch.equal(low.gate_logits, high.gate_logits) and low.gate_logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", sorted(CUBINGS))
+def test_frames_that_are_no_numbers_do_not_change_what_is_counted(kind, training, value):
+    """They are refused after the cut, or at the step's end: until then every index must be one."""
+    frames_ND = features(sum(BATCH))
+    frames_ND[[3, 12, 13, 40]] = value
+    cuts = make(kind=kind).train(training)(frames_ND, BATCH, KINDS)
+    total = sum(cuts.cubes)
+    assert len(cuts.first_frame) == total and int(cuts.first_frame.min()) >= 0
+    assert int(cuts.cube_of_frame.min()) == 0 and int(cuts.cube_of_frame.max()) == total - 1
+    assert int(cuts.first_frame.max()) < sum(BATCH)
 
 
 def test_bfloat16_weights_compute_in_float32():

@@ -9,13 +9,18 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import TrainerState
 
+from quicksviewer.data.collator import DataCollatorForSupervisedDataset
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.model.multimodal_cubing import Cuts, build_cubing
 from quicksviewer.model.multimodal_cubing.base import broken_frames, refuse_broken
+from quicksviewer.train.args import TrainingArguments
 from quicksviewer.train.callbacks import StopOnBrokenFeatures
 from quicksviewer.train.cube_statistics import CLASSES, CubeStatistics, check_cubes
+from quicksviewer.train.llava_trainer import LLaVATrainer
+from quicksviewer.train.stages import trainable_prefixes
 from quicksviewer.train.statistics import Statistics
 from quicksviewer.utils.colours import colour_changes
+from quicksviewer.utils.modules import train_only
 
 FRAMES = [10, 1, 6, 40]
 OPENS = [[0, 1, 2], [0], [0, 2, 4], [0, 3, 39]]
@@ -158,3 +163,29 @@ def test_a_broken_video_is_named():
     assert int(broken_frames(pooled)) == 2
     with pytest.raises(ValueError, match="video 3 of 3 in the batch.*frame 3 of 6"):
         refuse_broken(pooled, [10, 1, 6], [True, False, True])
+
+
+def test_a_run_with_a_broken_tower_ends_with_its_first_step(tiny, tmp_path):
+    """Long before a log line; at inference the same tower is refused with the video's name."""
+    from tiny_world import fresh, video_row, videos
+
+    loaded = fresh(tiny)
+    train_only(loaded.model, trainable_prefixes(loaded.model, "stage1"))
+    rows = [video_row(loaded, path) for path in videos(tiny)[:2]]
+    next(loaded.model.vision_tower.parameters()).data.view(-1)[0] = torch.nan
+    collator = DataCollatorForSupervisedDataset(loaded.processor.pad_id)
+    args = dict(max_steps=9, logging_steps=9, per_device_train_batch_size=2, use_cpu=True, report_to="none")
+    trainer = LLaVATrainer(
+        model=loaded.model,
+        args=TrainingArguments(str(tmp_path), **args, save_strategy="no", disable_tqdm=True),
+        train_dataset=rows * 9,
+        cubing=CubingConfig(),
+        data_collator=collator,
+        rates={},
+        resolved={},
+    )
+    with pytest.raises(FloatingPointError, match="step 1: the features of .*part vision_tower"):
+        trainer.train()
+    batch = {key: value for key, value in collator(rows).items() if key != "groups"}
+    with pytest.raises(ValueError, match="video 1 of 2 in the batch: the features of its frame 1"):
+        loaded.model.eval()(**batch)

@@ -54,7 +54,8 @@ class OptimalCubing(ScoredCubing):
 
     def cuts(self, pooled_ND: Tensor, gated: GatedFrames, cuts: list[int]) -> Tensor:
         """See `ScoredCubing.cuts`."""
-        cost_VNN = span_costs(gated.pad(pooled_ND))
+        # what is no number is refused elsewhere; here every video still gets as many cubes as planned
+        cost_VNN = span_costs(gated.pad(pooled_ND.nan_to_num()))
         place = torch.arange(cost_VNN.shape[1], device=cost_VNN.device)
         length = place - place[:, None]
         shortest, longest = self.config.min_cube_frames, self.config.max_cube_frames or cost_VNN.shape[1]

@@ -10,6 +10,8 @@ video opens exactly as many cubes as planned, the most probable ones. What adapt
 opened with a small probability repeats the one before. Letters as in `momentum`.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,10 +58,10 @@ class RouterCubing(Cubing):
         hard_G = self.choose(odds_G.detach(), gated, cuts).float()
         mask_N = gated.mask(straight_through(hard_G, cut_G), frames)
         logits_G2 = torch.stack([-odds_G / 2, odds_G / 2], dim=1)
-        plain = Cuts.from_mask(mask_N, cubes, logits_G2)
+        plain = Cuts.from_mask(mask_N, cubes, logits_G2, opens_N=gated.mask(hard_G, frames))
         confidence_C = gated.mask(cut_G, frames)[plain.first_frame]
         penalty = RATIO_WEIGHT * ratio_loss(cut_G, gated, to_device(cuts, cut_G.device))
-        return Cuts.from_mask(mask_N, cubes, logits_G2, None, confidence_C, penalty)
+        return replace(plain, confidence=confidence_C, ratio_loss=penalty)
 
 
 def ratio_loss(cut_G: Tensor, gated: GatedFrames, cuts_V: Tensor) -> Tensor:
