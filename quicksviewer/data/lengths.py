@@ -4,7 +4,8 @@ done that it fits.
 The number of frames follows from the head of a file and the frame plan, tokens follow from frames and text.
 A row that is too large is given fewer frames; one that is too large without them, or that cannot be used, is
 listed with its reason. Heads of files are kept on disk by path, size and time of change, and the whole table
-by the rows and settings that it is made from.
+by the rows and settings that it is made from. With a manifest no medium is opened, and where it was made for
+the same processor, no row is read either.
 """
 
 import hashlib
@@ -19,12 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from quicksviewer.constants import IMAGE_MARK, VIDEO_MARK
+from quicksviewer.data.manifest import Manifest, processor_digest, words_of
+from quicksviewer.data.manifest_sizes import ManifestSizes, too_large
 from quicksviewer.data.mixture import Mixture
 from quicksviewer.data.packing import Caps, sizes_of
 from quicksviewer.data.preprocess import MediumRef, Sample, SampleError, modality, parse_sample
 from quicksviewer.data.sampler import MODALITIES
 from quicksviewer.utils.data_util import MediaError, VideoInfo, open_video
 from quicksviewer.utils.image import image_size
+from quicksviewer.utils.stores import StoredPath
 
 MARK_OF = {"image": IMAGE_MARK, "video": VIDEO_MARK}
 
@@ -68,11 +72,11 @@ class Heads:
     def _known(self, path: str, decoder: str, look) -> dict | list:
         """The head of a file from the store, if the file is still the same; else from the file."""
         try:
-            at = os.stat(path)
-        except OSError as error:
-            raise MediaError(path, f"cannot be read: {error.strerror}") from error
+            state = state_of(path)
+        except MediaError:
+            return look(path)  # it says better why there is nothing
         where = "WHERE path = ? AND decoder = ? AND bytes = ? AND changed = ?"
-        key = (os.path.abspath(path), decoder, at.st_size, at.st_mtime_ns)
+        key = (os.path.abspath(path), decoder, *state)
         if row := self.store.execute(f"SELECT head FROM heads {where}", key).fetchone():
             return json.loads(row[0])
         head = look(path)
@@ -81,6 +85,18 @@ class Heads:
                 "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?)", (*key, json.dumps(head))
             )
         return head
+
+
+def state_of(path: str) -> tuple[int, int]:
+    """Bytes of a medium and when its file, or its store, was changed (ns). Raises MediaError."""
+    if isinstance(path, StoredPath):
+        return path.num_bytes(), path.changed()
+    try:
+        at = os.stat(path)
+    except (OSError, ValueError) as error:  # a NUL in a path is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MediaError(path, f"cannot be read: {reason}") from error
+    return at.st_size, at.st_mtime_ns
 
 
 # One row
@@ -98,16 +114,12 @@ def measure(sample: Sample, processor, heads: Heads, caps: Caps) -> RowSize:
     def size(limit: int) -> RowSize:
         held = [(kind, min(n, limit) if kind == "video" else n) for kind, n in whole]
         tokens = text + sum(processor.medium_length(MARK_OF[kind], n) for kind, n in held)
-        limited = limit if limit < most else 0
-        return RowSize(tokens, sum(n for _, n in held), modality(sample), limited)
+        return RowSize(tokens, sum(n for _, n in held), modality(sample), limit if limit < most else 0)
 
     limit = _largest(lambda limit: _fits(size(limit), caps), min(most, _longest(whole)))
     if limit == 0:
         least = size(1)
-        raise ValueError(
-            f"{text} tokens of text, with one frame of every video, make {least.tokens} tokens and "
-            f"{least.frames} frames; the limits are {_told(caps)}"
-        )
+        raise ValueError(too_large(text, least.tokens, least.frames, caps))
     return replace(size(limit), max_frames=0) if limit >= _longest(whole) else size(limit)
 
 
@@ -133,10 +145,6 @@ def _largest(fits, most: int) -> int:
 
 def _fits(size: RowSize, caps: Caps) -> bool:
     return bool((sizes_of([size.tokens], [size.frames])[0] <= caps.as_row()).all())
-
-
-def _told(caps: Caps) -> str:
-    return ", ".join(f"{value} {name}" for name, value in asdict(caps).items() if value is not None)
 
 
 # All rows
@@ -186,12 +194,21 @@ class SizeTable:
         return cls(**arrays, unusable={int(index): reason for index, reason in reasons.items()})
 
 
-def size_table(mixture: Mixture, processor, caps: Caps, cache: str | os.PathLike | None = None) -> SizeTable:
+def size_table(
+    mixture: Mixture,
+    processor,
+    caps: Caps,
+    cache: str | os.PathLike | None = None,
+    manifest: str | os.PathLike | None = None,
+) -> SizeTable:
     """Sizes of all rows of a mixture, from `cache` (a folder) when they were measured before.
 
-    In a table from the cache no file has been looked at again; a medium that has changed since shows when its
-    row is loaded.
+    In a table from the cache, or from a `manifest` (a file of `quicksviewer data index`), no file has been
+    looked at again; a medium that has changed since shows when its row is loaded. ValueError for a manifest
+    that does not have all of the mixture.
     """
+    if manifest is not None:
+        return _from_manifest(Manifest(manifest), mixture, processor, caps)
     if cache is None:
         return _measure_all(mixture, processor, caps, Heads(decoder=processor.media_config.decoder))
     folder = Path(cache)
@@ -206,11 +223,7 @@ def size_table(mixture: Mixture, processor, caps: Caps, cache: str | os.PathLike
 def _key(mixture: Mixture, processor, caps: Caps) -> str:
     """Of all that sizes follow from: rows and where their media lie, template, layout, tokenizer, caps."""
     roots = [[spec.path, spec.media_root] for spec in mixture.specs]
-    tokenizer = processor.tokenizer
-    words = (
-        tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
-    )
-    told = [mixture.fingerprint, roots, processor.to_dict(), asdict(caps), words]
+    told = [mixture.fingerprint, roots, processor.to_dict(), asdict(caps), words_of(processor.tokenizer)]
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:24]
 
 
@@ -244,3 +257,9 @@ def _as_table(rows: Sequence[RowSize], unusable: dict[int, str]) -> SizeTable:
         max_frames=column((row.max_frames for row in rows), np.int32),
         unusable=unusable,
     )
+
+
+def _from_manifest(manifest: Manifest, mixture: Mixture, processor, caps: Caps) -> SizeTable:
+    if manifest.processor != processor_digest(processor):
+        return _measure_all(mixture, processor, caps, manifest.heads())
+    return SizeTable(**ManifestSizes(manifest, processor).table(mixture, caps))

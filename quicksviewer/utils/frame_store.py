@@ -73,13 +73,13 @@ class FrameStoreWriter:
         """
         if not name or name in self._videos:
             raise ValueError(f"{name!r} is in the store already" if name else "a video needs a name")
+        if not 0 < fps < float("inf") or not (seconds is None or 0 < seconds < float("inf")):
+            raise ValueError(f"{name!r} has a rate of {fps} and {seconds} seconds; both must be positive")
         pieces = [self._encoded(name, frame) for frame in frames]
         sizes = {size for _, size in pieces}
         if len(sizes) != 1:
             raise ValueError(f"{name!r} has frames of {sorted(sizes) or 'no'} sizes")
         seconds = len(pieces) / fps if seconds is None else seconds
-        if not (0 < fps < float("inf") and 0 < seconds < float("inf")):
-            raise ValueError(f"{name!r} has a rate of {fps} and {seconds} seconds; both must be positive")
         for letters, _ in pieces:
             self._file.write(letters)
             self._ends.append(self._ends[-1] + len(letters))
@@ -164,8 +164,9 @@ class FrameStore(Closing):
         size = os.fstat(self._file.fileno()).st_size
         if os.pread(self._file.fileno(), len(MAGIC), 0) != MAGIC:
             raise MediaError(self.path, "is no frame store")
-        place, magic = FOOTER.unpack(os.pread(self._file.fileno(), FOOTER.size, max(size - FOOTER.size, 0)))
-        if magic != MAGIC:
+        footer = os.pread(self._file.fileno(), FOOTER.size, max(size - FOOTER.size, 0))
+        place, magic = FOOTER.unpack(footer.rjust(FOOTER.size, b"\0"))
+        if magic != MAGIC or size < 2 * FOOTER.size:
             raise MediaError(self.path, "damaged frame store: its end is missing")
         # The index of frames is large and not read now: each frame's CRC vouches for its entry, too.
         about, arrays = map_block(self.path, place, size - FOOTER.size, unchecked=tuple(PER_FRAME))
@@ -257,7 +258,8 @@ class FrameStore(Closing):
         return np.frombuffer(letters, np.uint8).reshape(*shape, 3)
 
     def _bytes(self, row: int, index: int) -> bytes:
-        if not 0 <= index < (count := self._count(row)):
+        count = self._count(row)
+        if not 0 <= index < count:
             raise IndexError(f"{self.names[row]!r} has frames 0 to {count - 1}, not {index}")
         frame = int(self._index["firsts"][row]) + index
         begin, end = self._index["ends"][frame : frame + 2].tolist()

@@ -6,7 +6,7 @@ import numpy as np
 
 from quicksviewer.utils.image import load_image
 from quicksviewer.utils.media import MediaError, MediaLimits
-from quicksviewer.utils.video import Closing, VideoInfo, check_info, checked_times, index_at, room_for
+from quicksviewer.utils.video import Closing, VideoInfo, check_info, checked_times, index_at, shape_of
 
 SLACK = 1e-6
 """Seconds by which a time may miss the start of a frame through rounding."""
@@ -22,11 +22,15 @@ class StoredVideo(Closing):
     def probe(self) -> VideoInfo:
         return self._info
 
-    def frames_at(self, times: Sequence[float]) -> np.ndarray:
+    def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
         starts_F = np.arange(self._info.num_frames) / self._info.fps
         index_N = index_at(starts_F, checked_times(times), SLACK)
-        room_for(len(index_N), self._info, self._limits)
-        return self._decode(index_N.tolist())
+        shape_of(len(index_N), self._info, self._limits)
+        pixels_NHWC = self._decode(index_N.tolist())
+        if out is None:
+            return pixels_NHWC
+        out[:] = pixels_NHWC
+        return out
 
     def close(self) -> None:
         """The file belongs to the store."""

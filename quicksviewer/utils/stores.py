@@ -50,6 +50,11 @@ class StoredPath(str):
         with self._known():
             return store.num_bytes(self.name)
 
+    def changed(self) -> int:
+        """When its store was changed, in ns; 0 of one that is elsewhere."""
+        state = _state(self.store)
+        return state[1] if state else 0
+
     @contextmanager
     def _known(self):
         try:
