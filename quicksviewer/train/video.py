@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from quicksviewer.model.documents import attend_by_document
 from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.train.args import Run, resolved
 from quicksviewer.train.callbacks import CheckGradients
@@ -37,6 +38,8 @@ def build_trainer(run: Run, loaded):
     cubing = replace(model.mm_config.cubing, **run.training.cubing())
     model.config.use_cache = False
     model.linear_loss = run.training.linear_loss
+    if run.training.pack:
+        attend_by_document(model.config)
     if run.model.lora_enable:
         model = add_lora(model, run.model, run.stage)
     else:
