@@ -74,7 +74,8 @@ class MediaFile:
         return f"{FD_FOLDER}/{self.fd}"
 
     def reader(self) -> BinaryIO:
-        """The file from its start, as an object of its own. All of them share one position."""
+        """The file from its start, as an object to be closed. All of them share one position."""
+        os.lseek(self.fd, 0, os.SEEK_SET)
         return open(os.dup(self.fd), "rb")
 
     def close(self) -> None:
@@ -128,7 +129,6 @@ def _checked(name: str, fd: int, allowed: tuple[str, ...], limits: MediaLimits) 
         limits.check_bytes(name, size)
         kind = check_kind(name, file.read(HEAD_BYTES), allowed)
         check_whole(name, kind, file, size)
-        file.seek(0)
     return MediaFile(name, kind, size, fd)
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from quicksviewer.utils.video_av import PyAVReader
 
@@ -70,12 +71,11 @@ class BurglarReader(PyAVReader):
             "network": lambda: socket.socket(socket.AF_INET),
             "program": lambda: subprocess.run(["true"], check=True),
             "kill": lambda: os.kill(os.getppid(), 0),
-            "write": lambda: open("/tmp/quicksviewer-burglar", "wb", buffering=0).write(b"x"),
+            "write": lambda: Path("/tmp/quicksviewer-burglar").write_bytes(b"x"),
             "files": lambda: [os.open("/dev/null", os.O_RDONLY) for _ in range(1000)],
         }
-        self._info = replace(
-            self._info, codec=",".join(name for name, try_it in tries.items() if works(try_it))
-        )
+        worked = ",".join(name for name, try_it in tries.items() if works(try_it))
+        self._info = replace(self._info, codec=worked)
 
 
 def works(try_it) -> bool:

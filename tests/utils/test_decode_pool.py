@@ -237,13 +237,11 @@ def rows(tiny, tmp_path_factory):
     from tiny_world import fresh
 
     folder = tmp_path_factory.mktemp("rows")
-    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "red"}]
     lines = []
     for number, name in enumerate(ROWS):
-        write_clip(folder / name, gop=5, first=number)
-        lines.append(
-            {"uid": str(number), "data_type": "conversations", "video": name, "conversations": turns}
-        )
+        write_clip(folder / name, gop=5)
+        said = {"data_type": "caption", "video": name, "caption": f"clip {number}"}
+        lines.append({"uid": str(number), **said})
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder, fresh(tiny).processor
 
@@ -261,14 +259,16 @@ def test_a_run_goes_on_past_them_in_the_same_order(rows):
     """In a forked worker: every place of the run has a row, and the three bad ones stand in the ledger."""
     data = dataset(rows, "evil", "forked.jsonl")
     loader = DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="fork")
-    seen = [row["pixel_values"] for row in loader]
+    seen = list(loader)
     bad = [json.loads(line) for line in (rows[0] / "forked.jsonl").read_text().splitlines()]
     assert sorted(line["uid"] for line in bad) == ["1", "3", "5"]
     honest = dataset(rows, "av", "honest.jsonl")
     stands_in = {bad: data.policy.next_index(bad, 1, len(ROWS)) for bad in (1, 3, 5)}
     assert len(seen) == len(ROWS) and all("good" in ROWS[index] for index in stands_in.values())
-    for place, pixels in enumerate(seen):
-        assert np.array_equal(pixels, honest.load(stands_in.get(place, place))["pixel_values"])
+    for place, row in enumerate(seen):
+        expected = honest.load(stands_in.get(place, place))
+        assert row["input_ids"] == expected["input_ids"]
+        assert np.array_equal(row["pixel_values"], expected["pixel_values"])
 
 
 def test_workers_that_are_spawned_decode_too(rows):
