@@ -70,7 +70,12 @@ def add_means(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runner", choices=sorted(RUNNERS), default="local", help="this machine, or Ray Data"
     )
-    parser.add_argument("--num_workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
+    parser.add_argument("--num_workers", type=int, default=_cores(), help="processes")
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def guarded(work: Callable[[], int]) -> int:

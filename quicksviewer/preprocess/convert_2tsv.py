@@ -167,7 +167,7 @@ def align(folder: Path) -> int:
                 for jpeg in reader.jpegs(name):
                     load_image(jpeg)
             except MediaError as error:
-                bad.append(str(error))
+                bad.append(f"{name}: {error}")
     print(f"{rows} rows in {folder}" + (f", {cut} bytes of an unfinished one cut off" if cut else ""))
     for line in bad:
         print(f"error: {line}", file=sys.stderr)

@@ -3,8 +3,8 @@
     python -m quicksviewer.preprocess.convert_videochat2it youcook2 --input train.json ...
 
 Each question with its answer is a sample, as published. What is asked is the instruction, the question or
-both, as the part uses them (PARTS). A YouCook2 sample is the raw video with the seconds of the step, which the
-original annotations tell; no two steps share a name.
+both, as the part uses them (PARTS). A YouCook2 sample is the raw video with the seconds of the step, which
+the original annotations tell; no two steps share a name.
 """
 
 import re

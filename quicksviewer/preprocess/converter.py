@@ -68,10 +68,9 @@ class Cached:
 
 @dataclass(frozen=True)
 class Made:
-    """A sample and the output files that get it; `tail` tells the samples of one row apart."""
+    """A sample and the output files that get it."""
 
     sample: dict[str, Any]
-    tail: str = ""
     parts: tuple[str, ...] = ("",)
 
 
@@ -103,11 +102,14 @@ class Row(Mapping):
         return f"{self.prefix}_{stem}_{self.number}"
 
     def sample(self, data_type: str, *, tail: str = "", parts: tuple[str, ...] = ("",), **fields) -> Made:
-        """A sample with its uid and source; the row's own id is kept as metadata."""
+        """A sample with its uid and source; the row's own id is kept as metadata.
+
+        `tail` tells the samples of one row apart.
+        """
         sample = {"uid": f"{self.uid}{tail}", "data_type": data_type, "source": self.prefix, **fields}
         if self.columns.get("id") is not None:
             sample["metadata"] = {"id": self.columns["id"]}
-        return Made({key: value for key, value in sample.items() if value is not None}, tail, parts)
+        return Made({key: value for key, value in sample.items() if value is not None}, parts)
 
     def asked(self, question: str, answer: str, **rest) -> Made:
         """A sample of one question and its answer."""

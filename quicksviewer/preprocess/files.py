@@ -46,6 +46,10 @@ class Place:
     def path(self, name: str = "") -> str:
         return f"{self.root.rstrip('/')}/{name}" if name else self.root
 
+    def shown(self, name: str) -> str:
+        """How a person would name a file of it: a path, or a URL."""
+        return self.path(name) if self.is_local else f"{self.url.rstrip('/')}/{name}"
+
     def __truediv__(self, name: str) -> "Place":
         return Place(f"{self.url.rstrip('/')}/{name}")
 
@@ -109,7 +113,6 @@ def data_files(inputs: tuple[str, ...]) -> list[Place]:
     for word in inputs:
         place = Place(os.path.abspath(word) if "://" not in word else word)
         fs, path = place._home
-        head = word[: word.index("://") + 3] if "://" in word else ""
         if glob.has_magic(path):
             names = sorted(fs.glob(path))
         elif fs.isdir(path):
@@ -118,5 +121,5 @@ def data_files(inputs: tuple[str, ...]) -> list[Place]:
             names = [path] if fs.exists(path) else []
         if not names:
             raise ValueError(f"no data at {word}: expected a file, a folder or a pattern, of {DATA_SUFFIXES}")
-        found += [Place(head + name.lstrip("/") if head else name) for name in names]
+        found += [Place(fs.unstrip_protocol(name) if "://" in word else name) for name in names]
     return found

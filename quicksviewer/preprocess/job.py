@@ -284,7 +284,7 @@ def _finish(settings: Settings, fingerprint: dict, shards: list, frames: list) -
     report.skipped["medium refused"] += len(lost)
     with place.writing(f"{job.name}.{LEDGER}") as file:
         file.writelines([*_lines(job, shards, LEDGER), *map(to_line, lost)])
-    mixture = [{"path": place.path(name), "media_root": _root(settings)} for name in names]
+    mixture = [{"path": place.shown(name), "media_root": _root(settings)} for name in names]
     if settings.tsv_output:
         report.videos = sum(summary["videos"] for _, summary in frames)
         _finish_store(settings, frames, [place.path(name) for name in names])
@@ -295,7 +295,7 @@ def _finish(settings: Settings, fingerprint: dict, shards: list, frames: list) -
 def _root(settings: Settings) -> str | None:
     converter = find(settings.job.converter)
     inside = converter.media == "rows" or converter.gif
-    return Place(settings.job.output).path() if inside else settings.job.media_root
+    return settings.job.output if inside else settings.job.media_root
 
 
 def _lines(job: Job, shards: list, name: str) -> Iterator[bytes]:

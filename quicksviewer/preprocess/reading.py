@@ -138,11 +138,12 @@ def _json_cut(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
     """As `_lines_cut`, of the elements of a list or the pairs of an object."""
     scan = _Scanner(file)
     opened = scan.skip(SPACE + BOM.decode("latin-1"))
-    if opened not in "[{" or not opened:
+    if opened not in ("[", "{"):
         raise ValueError(f"expected a list or an object, it starts with {opened!r}")
     scan.at += 1
     begin = rows = end = 0
-    while (letter := scan.skip(SPACE + ",")) not in ("]" if opened == "[" else "}"):
+    closing = "]" if opened == "[" else "}"
+    while (letter := scan.skip(SPACE + ",")) != closing:
         if not letter:
             raise ValueError(f"byte {scan.base + scan.at}: the file ends inside its {opened}")
         begin = begin if rows else scan.base + scan.at

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from quicksviewer.preprocess.convert import absolute, add_means, guarded
 from quicksviewer.preprocess.files import Place
@@ -64,6 +65,12 @@ class SplitTask:
         return {"video": self.video, "scenes": rows, "short": short, "failed": None}
 
 
+def _from_start(medium: MediaFile) -> BinaryIO:
+    file = medium.reader()
+    file.seek(0)  # its readers share one position
+    return file
+
+
 def find_scenes(medium: MediaFile) -> list[tuple[float, float]]:
     """Scenes of a video in seconds, one behind the other; a video without a cut is one. MediaError."""
     import av
@@ -71,10 +78,10 @@ def find_scenes(medium: MediaFile) -> list[tuple[float, float]]:
     detect = require("scenedetect", "data")
     backend = require("scenedetect.backends.pyav", "data")
     try:
-        with medium.reader() as file:
+        with _from_start(medium) as file:
             manager = detect.SceneManager()
             manager.add_detector(detect.AdaptiveDetector())
-            manager.detect_scenes(backend.VideoStreamAv(file, threading_mode="SLICE"))
+            manager.detect_scenes(backend.VideoStreamAv(file, threading_mode="SLICE", suppress_output=True))
             scenes = manager.get_scene_list(start_in_scene=True)
     except (av.FFmpegError, detect.VideoOpenFailure, OSError) as error:
         raise MediaError(medium.name, f"cannot be decoded: {error}") from error
@@ -86,7 +93,7 @@ def cut(medium: MediaFile, target, start: float, end: float) -> None:
     import av
 
     try:
-        with medium.reader() as file, av.open(file) as source, av.open(target, "w", format="mp4") as clip:
+        with _from_start(medium) as file, av.open(file) as source, av.open(target, "w", format="mp4") as clip:
             video = source.streams.video[0]
             stream = clip.add_stream("libx264", rate=video.average_rate or 25, options=QUALITY)
             stream.width, stream.height = (

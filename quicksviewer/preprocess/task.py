@@ -193,15 +193,21 @@ class Media:
         self.output = Place(job.output)
         self.root = Place(job.media_root) if job.media_root else None
         self.cache = Place(job.image_cache) if job.image_cache else None
+        self.row: tuple[str, int] | None = None
+        self.names: dict[bytes, str] = {}
+        """Of the bytes of this row, and of those that are not written yet:"""
+        self.unwritten: dict[str, bytes] = {}
 
     def settle(self, row: Row, made: Made) -> Made | _Lost:
-        """The sample with paths, as data/preprocess.py takes it."""
+        """The sample with paths, as data/preprocess.py takes it. Bytes are written when all of it is good."""
         sample = dict(made.sample)
         uid = sample.get("uid") if isinstance(sample.get("uid"), str) else row.uid
+        if self.row != (row.file, row.number):
+            self.row, self.names, self.unwritten = (row.file, row.number), {}, {}
         try:
             for kind in self.job.fields:
                 if kind in sample:
-                    sample[kind] = self._all(row, made, kind[:5], sample[kind])
+                    sample[kind] = self._all(row, kind[:5], sample[kind])
             parse_sample(json.loads(to_line(sample)), f"{row.file}, row {row.number}")
         except Skip as skip:
             return _Lost(uid, skip.skipped)
@@ -209,21 +215,21 @@ class Media:
             return _Lost(uid, Skipped("sample", error.reason))
         except ValueError as error:  # a number that JSON does not know
             return _Lost(uid, Skipped("sample", str(error)))
-        return Made(sample, made.tail, made.parts)
+        for name, data in self.unwritten.items():
+            self.output.write(name, data)
+        self.unwritten = {}
+        return Made(sample, made.parts)
 
-    def _all(self, row: Row, made: Made, kind: str, value: Any) -> Any:
-        if not isinstance(value, list):
-            return self._one(row, kind, value, made.tail)
-        return [
-            None if item is None else self._one(row, kind, item, f"{made.tail}_{place}")
-            for place, item in enumerate(value)
-        ]
+    def _all(self, row: Row, kind: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [None if item is None else self._one(row, kind, item) for item in value]
+        return self._one(row, kind, value)
 
-    def _one(self, row: Row, kind: str, value: Any, tail: str) -> str:
+    def _one(self, row: Row, kind: str, value: Any) -> str:
         if isinstance(value, Cached):
             value = self._from_cache(value.url)
         if isinstance(value, Blob):
-            return self._store(row, kind, value.data, tail)
+            return self._store(row, kind, value.data)
         path = self._indexed(value.key) if isinstance(value, Found) else value
         if self.root is None or not isinstance(path, str):
             return path
@@ -264,15 +270,18 @@ class Media:
                 with opened_medium(self.root, name) as path:
                     DECODE[kind](path, self.limits)
 
-    def _store(self, row: Row, kind: str, data: bytes, tail: str) -> str:
-        """Bytes of a row as a file of the output, with the name that its place gives it."""
+    def _store(self, row: Row, kind: str, data: bytes) -> str:
+        """The file that gets these bytes, named by the place of the row; the same bytes of a row once."""
+        if data in self.names:
+            return self.names[data]
         with _refusals(), open_medium(data, KINDS[kind], self.limits) as medium:
             if kind == "image":
                 load_image(data, self.limits)
             ending = EXTENSIONS[medium.kind]
-        stem = PurePosixPath(row.file).with_suffix("")
-        name = f"{self.job.name}_media/{stem}/{row.number // 1000:05d}/{row.number:08d}{tail}{ending}"
-        self.output.write(name, data)
+        folder = f"{self.job.name}_media/{PurePosixPath(row.file).with_suffix('')}/{row.number // 1000:05d}"
+        name = f"{folder}/{row.number:08d}_{len(self.names)}{ending}"
+        self.names[data] = name
+        self.unwritten[name] = data
         return name
 
     def _as_mp4(self, name: str) -> str:
