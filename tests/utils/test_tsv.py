@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from quicksviewer.utils.data_util import MediaError, TSVReader, TSVWriter
+from quicksviewer.utils.data_util import MediaError, MediaLimits, TSVReader, TSVWriter
 from quicksviewer.utils.tsv import rebuild_index
 
 VIDEOS = {"plain.mp4": 3, "Straße/Zürich – 東京.mp4": 4, "emoji 🎬.mp4": 1, "last.mp4": 2}
@@ -171,3 +171,60 @@ def test_damage_is_noticed(folder):
     path.write_bytes(data.replace(b'"]', b'" ', 1))
     with pytest.raises(MediaError, match="damaged row 0"):
         TSVReader(folder).frames("plain.mp4")
+
+
+def test_a_store_goes_through_byte_for_byte(folder, tmp_path):
+    """All four files, written from what was read."""
+    with TSVReader(folder) as store, TSVWriter(tmp_path / "copy") as copy:
+        for name in store.names:
+            copy.append(name, store.jpegs(name))
+    for path in folder.iterdir():
+        assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+WRONG_INDEX = {
+    "fname2idx.json": [
+        b"[" * 100_000,
+        b"[1]",
+        b'{"a": "b"}',
+        b'{"a": true}',
+        b'{"plain.mp4": 9}',
+        b'{"a": -1}',
+    ],
+    "imgs.lineidx": [b"0\nx\n", b"0\n5\n3\n9\n", b"-5\n0\n1\n2\n", b"9" * 30, b""],
+    "imgs.last": [b"", b"1e3", b"999999999"],
+}
+CASES = [(name, letters) for name, several in WRONG_INDEX.items() for letters in several]
+
+
+@pytest.mark.parametrize(("name", "letters"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)])
+def test_a_wrong_index_is_refused(folder, name, letters):
+    (folder / name).write_bytes(letters)
+    with pytest.raises(MediaError):
+        TSVReader(folder)
+
+
+@pytest.mark.parametrize(
+    "value", [b"{}", b"[1]", b"[null]", b"[[]]", b"[]", b'["\xc3\xa9"]', b"[" * 99], ids=str
+)
+def test_a_wrong_row_is_refused(tmp_path, value):
+    (tmp_path / "imgs.tsv").write_bytes(b"a\t" + value + b"\n")
+    assert rebuild_index(tmp_path) == 1
+    with TSVReader(tmp_path) as store, pytest.raises(MediaError):
+        store.frames("a")
+
+
+def test_a_row_of_too_many_frames_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    (tmp_path / "imgs.tsv").write_bytes(b"a\t[" + b'"/9j/AAAAAAAAAAAAAAAAAAAA", ' * 100_000 + b'""]\n')
+    rebuild_index(tmp_path)
+    with TSVReader(tmp_path) as store:
+        largest, read = [], store._read
+        monkeypatch.setattr(
+            store, "_read", lambda start, end: largest.append(end - start) or read(start, end)
+        )
+        with pytest.raises(MediaError, match="100001 pictures"):
+            store.as_video("a")
+        assert max(largest) <= 1 << 20
+    small = MediaLimits(max_memory_bytes=1 << 20)
+    with TSVReader(tmp_path, small) as store, pytest.raises(MediaError, match="in memory"):
+        store.frames("a")
