@@ -19,6 +19,7 @@ COMMANDS = {
     "zoo": ("quicksviewer.zoo.command", "load any vision-language model and look at it"),
     "bench": ("quicksviewer.bench", "run a study: bench cubing"),
     "data": ("quicksviewer.survey.command", "make, index, check and measure data"),
+    "plan": ("quicksviewer.survey.plan", "what a run will take: steps, memory, time, cost"),
     "delta": ("quicksviewer.model.delta_command", "checkpoints as differences: make, apply, verify"),
     "preprocess": ("quicksviewer.preprocess.convert", "convert public data sets, write TSV stores"),
     "doctor": ("quicksviewer.utils.doctor", "show what this machine has and what is missing"),

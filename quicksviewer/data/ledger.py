@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quicksviewer.data.preprocess import SampleError
+from quicksviewer.utils.stores import SEPARATOR
 from quicksviewer.utils.utils import get_logger
 
 logger = get_logger(__name__)
@@ -95,12 +96,17 @@ def digest(contents: Any) -> str:
 
 
 def state_of(path: str) -> tuple[int, int, bool] | None:
-    """Size, time of change and readability of a file, so that a repaired one is known; None without one."""
+    """Size, time of change and readability of a medium's file, or of the store that it lies in, so that a
+    repaired one is known; None where there is none."""
+    place, _, _ = path.partition(SEPARATOR)
     try:
-        status = os.stat(path)
+        found = [os.stat(place)]
+        if os.path.isdir(place):  # a store of several files
+            found = [entry.stat() for entry in os.scandir(place)]
     except (OSError, ValueError):  # a NUL in a path is a ValueError
         return None
-    return status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)
+    changed = max((status.st_mtime_ns for status in found), default=0)
+    return sum(status.st_size for status in found), changed, os.access(place, os.R_OK)
 
 
 class Ledger:

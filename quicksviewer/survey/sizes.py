@@ -9,10 +9,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from quicksviewer.data.lengths import Heads, measure
+from quicksviewer.data.manifest import Manifest
 from quicksviewer.data.packing import UNLIMITED, Caps
 from quicksviewer.data.preprocess import SampleError, parse_sample
 from quicksviewer.survey.check import looked_at, progress
-from quicksviewer.survey.manifest import ManifestHeads
 from quicksviewer.survey.subject import Subject
 from quicksviewer.utils.data_util import MediaError
 
@@ -52,9 +52,9 @@ class Sizes:
 class Measured(Dataset):
     """RowStats in the place of rows; (where, reason) of a row that cannot be used."""
 
-    def __init__(self, subject: Subject, manifest: dict[str, dict] | None = None):
-        """`manifest`: rows of `read_manifest`."""
-        self.subject, self.manifest = subject, manifest or {}
+    def __init__(self, subject: Subject, manifest: Manifest | None = None):
+        self.subject = subject
+        self._known = None if manifest is None else manifest.heads()
         self._heads: dict[int, Heads] = {}
 
     def __len__(self) -> int:
@@ -80,9 +80,10 @@ class Measured(Dataset):
 
     def _own_heads(self) -> Heads:
         """Of this process: a data base must not be carried over a fork."""
+        if self._known is not None:
+            return self._known
         if os.getpid() not in self._heads:
-            decoder = self.subject.processor.media_config.decoder
-            self._heads[os.getpid()] = ManifestHeads(self.manifest, decoder)
+            self._heads[os.getpid()] = Heads(decoder=self.subject.processor.media_config.decoder)
         return self._heads[os.getpid()]
 
     def __getstate__(self) -> dict:
@@ -95,7 +96,7 @@ def _seconds(medium, heads: Heads) -> float:
     return max(min(medium.end or whole, whole) - (medium.start or 0.0), 0.0)
 
 
-def measured(subject: Subject, workers: int = 0, manifest: dict[str, dict] | None = None) -> Sizes:
+def measured(subject: Subject, workers: int = 0, manifest: Manifest | None = None) -> Sizes:
     """Sizes of all rows, from the heads of their files (nothing is decoded but a first frame), or from a
     manifest."""
     rows = looked_at(Measured(subject, manifest), workers)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quicksviewer.survey.manifest import read_manifest
+from quicksviewer.data.manifest import Manifest
 from quicksviewer.survey.sizes import Sizes, as_json, groups, measured, summary
 from quicksviewer.survey.subject import add_arguments, read_subject
 from quicksviewer.utils.config import save_json
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         subject = read_subject(args, rest)
         if args.plots:
             require("matplotlib", "data")
-        manifest = read_manifest(args.manifest) if args.manifest else None
+        manifest = Manifest(args.manifest) if args.manifest else None
         sizes = measured(subject, args.workers, manifest)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
