@@ -40,8 +40,9 @@ class Document:
         self.blocks = tuple(find_blocks(self.path.read_text(encoding="utf-8")))
 
     def block(self, title: str, index: int = 0, language: str = "python") -> Block:
-        """The index-th block under the heading that contains `title`."""
-        found = [b for b in self.blocks if b.language == language and title in b.title]
+        """The index-th block under the heading `title`, or, where none is called so, that contains it."""
+        spoken = [b for b in self.blocks if b.language == language]
+        found = [b for b in spoken if b.title == title] or [b for b in spoken if title in b.title]
         if index >= len(found):
             known = ", ".join(dict.fromkeys(b.title for b in self.blocks))
             raise ValueError(f"{self.path.name} has {len(found)} blocks under {title!r}. Headings: {known}")

@@ -50,6 +50,13 @@ def test_a_block_is_found_by_its_heading_and_run(document):
         document.block("Third")
 
 
+def test_a_heading_of_that_very_name_comes_first(tmp_path, monkeypatch):
+    (tmp_path / "two.md").write_text("# Use BLIP\n```python\na = 1\n```\n# BLIP\n```python\na = 2\n```\n")
+    monkeypatch.setattr("blocks.SEEDS", tmp_path)
+    document = Document("two.md")
+    assert document.block("BLIP").code == "a = 2\n" and document.block("Use").code == "a = 1\n"
+
+
 def test_names_carry_over(document):
     names = {"__name__": "seed", "c": 3}
     assert run(document, document.block("First"), names=names) is names

@@ -12,8 +12,10 @@ from quicksviewer.utils.modules import (
     freeze_model,
     get_device,
     get_model_size_mb,
+    keep_4bit_layout,
     move_model_to_device,
     parts_report,
+    quantised_modules,
     train_only,
     unfreeze_model,
 )
@@ -75,6 +77,15 @@ def test_a_packed_parameter_counts_its_numbers_and_weighs_its_bytes():
         unfreeze_model(layer)
 
 
+def test_packed_modules_are_found_and_keep_their_layout():
+    layers = pytest.importorskip("bitsandbytes").nn
+    model = nn.Sequential(nn.Linear(4, 4), layers.Linear4bit(4, 4), nn.Sequential(layers.Linear8bitLt(4, 4)))
+    assert quantised_modules(model) == ["1", "2.0"]
+    model[1].support_avx512bf16_for_cpu = True
+    keep_4bit_layout(model)
+    assert model[1].support_avx512bf16_for_cpu is False
+
+
 def test_freeze_and_unfreeze_are_inverse_and_give_the_model(model):
     assert freeze_model(model) is model
     assert trainable(model) == set()
@@ -102,6 +113,15 @@ def test_a_tied_parameter_is_found_under_both_names(model):
 def test_a_prefix_that_matches_nothing_is_an_error(model, change):
     with pytest.raises(ValueError, match="no parameter of Small lies under 'lay'. It has: embed, layer"):
         change(model, ["layer", "lay"])
+
+
+def test_the_error_names_what_is_called_alike_further_inside():
+    model = nn.ModuleDict({"tower": nn.ModuleDict({"encoder": nn.Linear(2, 2)}), "writer": nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match=r"It has: tower, writer\. Near: tower\.encoder"):
+        freeze_model(model, ["encoder"])
+    with pytest.raises(ValueError, match=r"It has: tower, writer\. Near: writer"):
+        freeze_model(model, ["writr"])
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_text_is_no_list_of_prefixes(model):
