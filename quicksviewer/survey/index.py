@@ -13,13 +13,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from quicksviewer.data.manifest import VERSION, processor_digest, schema
-from quicksviewer.data.mixture import Mixture, parse_mixture
+from quicksviewer.data.mixture import DatasetSpec, Mixture, parse_mixture
 from quicksviewer.survey.crew import in_pieces
 from quicksviewer.survey.lines import (
     PROBED,
@@ -78,9 +78,7 @@ def write_manifest(args: argparse.Namespace) -> None:
     """All of the command. Raises ValueError for what cannot be indexed."""
     if args.workers < 0 or min(args.budgets) < 1:
         raise ValueError(f"no such workers or budgets: {args.workers}, {args.budgets}")
-    specs = parse_mixture(args.data, args.registry)
-    said = [{**asdict(spec), "media_root": spec.media_root or args.media_root} for spec in specs]
-    mixture = Mixture(type(spec)(**values) for spec, values in zip(specs, said, strict=True))
+    mixture = Mixture(with_root(parse_mixture(args.data, args.registry), args.media_root))
     processor = read_processor(args.model) if args.model else None
     settings, sources = _settings(args, processor), _sources(mixture)
     about = {
@@ -92,18 +90,23 @@ def write_manifest(args: argparse.Namespace) -> None:
     }
     output, parts = Path(args.output), Path(args.output + PARTS)
     digests = [hashlib.sha256(rows.tobytes()).hexdigest() for _, _, rows in sources]
-    _begin(parts, about | {"rows": digests, "pieces": [ROWS_OF_PIECE, MEDIA_OF_PIECE]})
+    begin(parts, about | {"rows": digests, "pieces": [ROWS_OF_PIECE, MEDIA_OF_PIECE]})
     rows = list(_rows_pieces(sources, args.model))
     names = [name for name, _ in rows]
     run = in_pieces(parts, rows, rows_bytes, rows_bytes, args.workers)
-    _follow("rows", len(rows), run)
+    follow("rows", len(rows), run)
     media = list(_media_pieces(parts, names, settings))
     probes = guarded_media_bytes if args.workers else media_bytes
     run = in_pieces(parts, media, probes, media_bytes_carefully, args.workers)
-    _follow("media", len(media), run)
+    follow("media", len(media), run)
     lines, bad = _join(output, parts, names, [name for name, _ in media], processor, about)
     shutil.rmtree(parts)
     print(f"{output}: {lines} lines of {sum(len(one) for _, _, one in sources)} rows, {bad} cannot be used")
+
+
+def with_root(specs: Iterable[DatasetSpec], media_root: str | None) -> list[DatasetSpec]:
+    """The data sets, those that name no root of media with this one."""
+    return [replace(spec, media_root=spec.media_root or media_root) for spec in specs]
 
 
 def _settings(args: argparse.Namespace, processor) -> ProbeSettings:
@@ -125,7 +128,7 @@ def _sources(mixture: Mixture) -> list[tuple[dict, tuple, np.ndarray]]:
     return [(told, place, np.unique(np.concatenate(rows))) for told, place, rows in found.values()]
 
 
-def _begin(parts: Path, about: dict) -> None:
+def begin(parts: Path, about: dict) -> None:
     """The folder of pieces; ValueError where it holds those of other data or settings."""
     plan = parts / PLAN
     if plan.exists() and json.loads(plan.read_text()) != json.loads(json.dumps(about)):
@@ -179,7 +182,7 @@ def _join(
     return lines, bad
 
 
-def _follow(words: str, total: int, pieces: Iterable[str]) -> None:
+def follow(words: str, total: int, pieces: Iterable[str]) -> None:
     """Exhaust the pieces under a progress bar."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
