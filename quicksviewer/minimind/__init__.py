@@ -12,9 +12,16 @@ _HOME = {
     "PRESETS": "config",
     "VLLMconfig": "config",
     "VisionEncoder": "vision_encoder",
+    "batch_multimodal_inference": "functions",
+    "benchmark_model_performance": "diagnose",
+    "diagnose_model_issues": "diagnose",
     "get_model_configs": "config",
     "llmconfig": "config",
+    "make_optimizer": "train",
+    "multimodal_generate": "functions",
     "preset": "config",
+    "profile_model_execution": "diagnose",
+    "train_multimodal_model": "train",
 }
 """Public name -> module of this folder that defines it."""
 

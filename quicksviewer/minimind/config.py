@@ -147,6 +147,15 @@ class VLLMconfig(llmconfig):
         )
         _refuse_unless(self.ve_hidden_size >= 1, f"ve_hidden_size is at least 1, got {self.ve_hidden_size}")
 
+    @classmethod
+    def of(cls, params: "llmconfig | None") -> "VLLMconfig":
+        """The configuration itself, the default one for None, and for another class (users may write their own
+        on top of `llmconfig`) one with its values."""
+        if params is None or isinstance(params, cls):
+            return cls() if params is None else params
+        known = {name for kind in cls.__mro__ for name in getattr(kind, "__annotations__", {})}
+        return cls(**{name: value for name, value in params.to_dict().items() if name in known})
+
     def num_projector_params(self) -> int:
         """Parameters between the tower and the language model."""
         return (self.ve_hidden_size + 1) * self.hidden_size

@@ -82,7 +82,7 @@ class MiniMindVLM(MiniMindForCausalLM):
         """`vision_model_path`: a folder with a CLIP or SigLIP model, or the id of one in transformers' cache.
         Where there is none, the model has only text, and says so. ValueError for a tower that does not fit
         `params.image_ids`."""
-        super().__init__(VLLMconfig() if params is None else params)
+        super().__init__(VLLMconfig.of(params))
         self.vision_encoder = self.processor = None
         if self.config.vision_config is not None:  # of a saved model, whose weights come later
             kind = lookup(TOWERS, self.config.vision_config["model_type"], "vision tower")

