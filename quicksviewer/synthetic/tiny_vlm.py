@@ -90,28 +90,29 @@ def _make_blip(folder, texts, task="vqa", text=None, vision=None, max_length=64)
     _save(folder, model, BlipProcessor(BlipImageProcessorPil(size=_square(vision)), tokenizer))
 
 
-def _make_clip(folder, texts, text=None, vision=None) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+def clip_tokenizer(texts: list[str], max_length: int = 32):
+    """Byte-level BPE as CLIP's, with merges that put the words of the texts together letter by letter."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
 
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    plain = CLIPTokenizer().backend_tokenizer
-    learner.normalizer, learner.pre_tokenizer = plain.normalizer, plain.pre_tokenizer
-    learner.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=640,
-            end_of_word_suffix="</w>",
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        ),
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        learner.model.save(scratch)
-        vocabulary, merges = models.BPE.read_file(f"{scratch}/vocab.json", f"{scratch}/merges.txt")
-    for special in ("<|startoftext|>", "<|endoftext|>"):  # CLIP finds a text's vector at the last of them
-        vocabulary[special] = len(vocabulary)
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=32)
+    letters = sorted(ByteLevel.alphabet())
+    pieces, merges = [*letters, *(f"{letter}</w>" for letter in letters)], []
+    for word in sorted({word for text in texts for word in re.findall(r"[a-z]+", text.lower())}):
+        left, *rest = [*word[:-1], f"{word[-1]}</w>"]
+        for piece in rest:
+            merges.append((left, piece))
+            left += piece
+            pieces.append(left)
+    # CLIP finds a text's vector at the last id of the vocabulary, which ends it.
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    return CLIPTokenizer(vocab=vocabulary, merges=list(dict.fromkeys(merges)), model_max_length=max_length)
+
+
+def _make_clip(folder, texts, text=None, vision=None) -> None:
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+
+    tokenizer = clip_tokenizer(texts)
     vision = VISION_SHAPE | (vision or {})
     ids = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     ids |= dict(pad_token_id=tokenizer.pad_token_id, vocab_size=len(tokenizer), max_position_embeddings=32)

@@ -66,7 +66,9 @@ def generate_answer_blip(
         pairs = zip(image, question, strict=True)
         return [generate_answer_blip(model, processor, *pair, max_length, num_beams) for pair in pairs]
     with _resting(model):
-        answers = _decoded(processor, model.generate(**batch, max_length=max_length, num_beams=num_beams))
+        answers = _decoded(
+            model, processor, model.generate(**batch, max_length=max_length, num_beams=num_beams)
+        )
     return answers if isinstance(question, (list, tuple)) else answers[0]
 
 
@@ -85,7 +87,9 @@ def generate_caption_blip(
     with _resting(model):
         if text is None:
             batch = prepare_inputs_for_blip(processor, images, device=get_device(model))
-            captions = _decoded(processor, model.generate(pixel_values=batch["pixel_values"], **search))
+            captions = _decoded(
+                model, processor, model.generate(pixel_values=batch["pixel_values"], **search)
+            )
         else:  # transformers cuts the last token of every row: rows of a batch would have to be equally long
             captions = [_begun(model, processor, *pair, search) for pair in zip(images, texts, strict=True)]
     return captions if isinstance(image, (list, tuple)) else captions[0]
@@ -93,10 +97,10 @@ def generate_caption_blip(
 
 def _begun(model, processor, image, text: str, search: dict) -> str:
     batch = prepare_inputs_for_blip(processor, image, text, get_device(model))
-    return _decoded(processor, model.generate(**batch, **search))[0]
+    return _decoded(model, processor, model.generate(**batch, **search))[0]
 
 
-def _decoded(processor, ids) -> list[str]:
-    start = processor.tokenizer.get_vocab().get("[DEC]", -1)  # BLIP's tokenizers do not call it special
+def _decoded(model, processor, ids) -> list[str]:
+    start = model.config.text_config.bos_token_id  # no special token of BLIP's tokenizers
     rows = [[i for i in row if i != start] for row in ids.tolist()]
     return [text.strip() for text in processor.tokenizer.batch_decode(rows, skip_special_tokens=True)]

@@ -30,9 +30,9 @@ class Qwen2_5_VLPictureProcessor(ProcessorMixin):
         if find_spec("torchvision"):
             from transformers import Qwen2_5_VLProcessor
 
-            return Qwen2_5_VLProcessor.from_pretrained(folder, **near)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **near)
-        pictures = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, **near)
+            return Qwen2_5_VLProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, **near)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **near)
+        pictures = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, **near)
         return cls(pictures, tokenizer, video_settings=_video_settings(folder))
 
     def __call__(self, images=None, text=None, videos=None, audio=None, return_tensors=None, **options):
