@@ -221,7 +221,7 @@ class LazySupervisedDataset(Dataset):
         with suppress(SampleError):  # no JSON, which is what the error says
             record, where = self.mixture[index]
         uid = record.get("uid") if record is not None else None
-        at_fault = isinstance(error, BadMedium) and not error.path.startswith("data:")  # those are in the row
+        at_fault = isinstance(error, BadMedium) and ";base64," not in error.path  # a data URL is in the row
         path, is_whole = (str(error.path), error.is_whole) if at_fault else (None, False)
         worker = get_worker_info()
         return BadRow(
