@@ -103,11 +103,6 @@ class Report:
         self.samples.update(summary["samples"])
         self.skipped.update(summary["skipped"])
 
-    @property
-    def lost(self) -> float:
-        """Share of the rows that gave nothing."""
-        return 1 - self.used / self.rows if self.rows else 0.0
-
 
 # Planning
 
@@ -283,7 +278,8 @@ def _finish(settings: Settings, fingerprint: dict, shards: list, frames: list) -
                     file.write(line)
     report.skipped["medium refused"] += len(lost)
     with place.writing(f"{job.name}.{LEDGER}") as file:
-        file.writelines([*_lines(job, shards, LEDGER), *map(to_line, lost)])
+        file.writelines(_lines(job, shards, LEDGER))
+        file.writelines(map(to_line, lost))
     mixture = [{"path": place.shown(name), "media_root": _root(settings)} for name in names]
     if settings.tsv_output:
         report.videos = sum(summary["videos"] for _, summary in frames)

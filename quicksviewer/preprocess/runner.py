@@ -7,7 +7,9 @@ the place of their task in the list.
 import json
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +23,10 @@ OBJECT_STORE_BYTES = 200 * 2**20
 """Of a Ray that is started here; results are small."""
 
 
+LIGHT = ["-m"]
+"""What a process of ours has as its command line."""
+
+
 class WorkerDied(RuntimeError):
     """A process ended in the middle of a task."""
 
@@ -32,11 +38,11 @@ def run_local(tasks: Sequence[Task], workers: int) -> Results:
         return
     # Processes forked from a clean server: threads of file systems and of Arrow do not survive a plain fork.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["quicksviewer.preprocess.task", "quicksviewer.preprocess.store"])
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_ignore_interrupts)
     try:
-        futures = {pool.submit(task): place for place, task in enumerate(tasks)}
+        with _light_imports():
+            futures = {pool.submit(task): place for place, task in enumerate(tasks)}
         for future in as_completed(futures):
             yield futures[future], future.result()
         pool.shutdown()
@@ -49,6 +55,17 @@ def run_local(tasks: Sequence[Task], workers: int) -> Results:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
+
+
+@contextmanager
+def _light_imports():
+    """Processes that are started inside take us for the command line, as `quicksviewer/__init__.py` tells it,
+    and load no model classes: a start takes a fraction of a second instead of many."""
+    before, sys.argv = sys.argv, LIGHT
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def _ignore_interrupts() -> None:
@@ -64,18 +81,22 @@ def run_ray(tasks: Sequence[Task], workers: int) -> Results:
         data.DataContext.get_current().enable_progress_bars = False
         numbered = [{"place": place} for place in range(len(tasks))]
         todo = data.from_items(numbered, override_num_blocks=max(1, len(numbered)))
-        for row in todo.map(_Call(tuple(tasks))).iter_rows():
+        for row in todo.map(_caller(tasks)).iter_rows():
             yield row["place"], json.loads(row["result"])
 
 
-class _Call:
-    """A row of Ray Data becomes the result of its task, as text: Ray need not guess its columns."""
+def _caller(tasks: Sequence[Task]) -> Callable[[dict], dict]:
+    """Turns a row of Ray Data into the result of its task, as text: Ray need not guess its columns.
 
-    def __init__(self, tasks: tuple[Task, ...]):
-        self.tasks = tasks
+    The function travels by value and opens the tasks itself: it runs before our package is imported.
+    """
+    packed, light = pickle.dumps(tuple(tasks)), LIGHT
 
-    def __call__(self, row: dict) -> dict:
-        return {"place": row["place"], "result": json.dumps(self.tasks[row["place"]]())}
+    def call(row: dict) -> dict:
+        sys.argv = light
+        return {"place": row["place"], "result": json.dumps(pickle.loads(packed)[row["place"]]())}
+
+    return call
 
 
 @contextmanager

@@ -63,6 +63,8 @@ class Job:
     def __post_init__(self):
         if self.check_media not in CHECKS:
             raise ValueError(f"check_media must be one of {', '.join(CHECKS)}, got {self.check_media!r}")
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ValueError(f"name must be a plain word for files, got {self.name!r}")
 
     @property
     def work(self) -> Place:

@@ -143,59 +143,49 @@ def test_2tsv_stores_the_videos_of_rows(tmp_path, videos):
     assert TSVReader(tmp_path / "store").names == NAMES
 
 
-def test_change_datasets_drops_what_cannot_be_used(tmp_path, videos, stock):
+TALK = turns("<video>\nWhat?", "A lamp.")
+BASE = {"data_type": "conversations", "conversations": TALK, "metadata": {"kept": [1]}}
+OURS = {
+    None: {"uid": "good", "video": "b.mp4", **BASE},
+    "medium refused": {"uid": "kind", "video": "text.mp4", **BASE},
+    "medium missing": {"uid": "gone", "video": "none.mp4", **BASE},
+    "sample": {
+        "uid": "role",
+        "video": "b.mp4",
+        **BASE,
+        "conversations": [{**TALK[0], "from": "me"}, TALK[1]],
+    },
+}
+"""Why a row is dropped -> row."""
+
+
+def test_change_datasets_drops_what_cannot_be_used(tmp_path, videos):
     (videos / "text.mp4").write_text("no film")
-    talk = turns("<video>\nWhat?", "A lamp.")
-    base = {"data_type": "conversations", "conversations": talk, "metadata": {"kept": [1]}}
-    rows = [
-        {"uid": "good", "video": "b.mp4", **base},
-        {"uid": "kind", "video": "text.mp4", **base},
-        {"uid": "gone", "video": "none.mp4", **base},
-        {"uid": "role", "video": "b.mp4", **base, "conversations": [{"from": "me", "value": "?"}, talk[1]]},
-        {
-            "uid": "also",
-            "video": ["b.mp4", "b.mp4"],
-            **base,
-            "conversations": turns("<video><video>", "Two."),
-        },
-    ]
-    path = tmp_path / "rows/a_video.jsonl"
-    path.parent.mkdir()
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = [
-        "change_datasets",
-        "--root_dir",
-        f"{tmp_path}/rows",
-        "--num_workers",
-        "1",
-        "--max_skipped",
-        "0.9",
-    ]
+    (tmp_path / "a_video.jsonl").write_text("".join(json.dumps(row) + "\n" for row in OURS.values()))
+    words = ["change_datasets", "--root_dir", str(tmp_path), "--num_workers", "1", "--max_skipped", "0.9"]
     assert main([*words, "--func", "filter", "--media_root", str(videos)]) == 0
-    assert lines(path.parent / "a_video_filtered.jsonl") == [rows[0], rows[4]]
-    ledger = lines(path.parent / "a_video_filtered.skipped.jsonl")
-    assert [(entry["uid"], entry["reason"]) for entry in ledger] == [
-        *(("kind", "medium refused"), ("gone", "medium missing"), ("role", "sample")),
+    assert lines(tmp_path / "a_video_filtered.jsonl") == [OURS[None]]
+    ledger = lines(tmp_path / "a_video_filtered.skipped.jsonl")
+    expected = [(reason, row["uid"]) for reason, row in OURS.items() if reason]
+    assert [(entry["reason"], entry["uid"]) for entry in ledger] == expected
+    before = (tmp_path / "a_video_filtered.jsonl").stat().st_mtime_ns
+    assert main([*words, "--func", "filter", "--media_root", str(videos)]) == 0
+    assert (tmp_path / "a_video_filtered.jsonl").stat().st_mtime_ns == before
+    assert not list(tmp_path.glob("*filtered_filtered*"))
+
+
+def test_change_datasets_rewrites_paths_and_nothing_else(tmp_path):
+    row = OURS[None]
+    rows = [
+        row,
+        {**row, "uid": "two", "video": ["b.mp4", "ab.mp4"], "conversations": turns("<video><video>", "2")},
     ]
-    assert (
-        main(
-            [
-                *words,
-                "--src_ptr",
-                "^b",
-                "--tgt_str",
-                "new/b",
-                "--keywords",
-                "filtered",
-                "--skip_keywords",
-                "x",
-            ]
-        )
-        == 0
-    )
-    changed = lines(path.parent / "a_video_filtered_newpath.jsonl")
-    assert [row["video"] for row in changed] == ["new/b.mp4", ["new/b.mp4", "new/b.mp4"]]
-    assert {**changed[0], "video": "b.mp4"} == rows[0]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["change_datasets", "--root_dir", str(tmp_path), "--num_workers", "1"]
+    assert main([*words, "--src_ptr", "^b", "--tgt_str", "new/b", "--fields", "video"]) == 0
+    paths = ["new/b.mp4", ["new/b.mp4", "ab.mp4"]]
+    expected = [{**row, "video": video} for row, video in zip(rows, paths, strict=True)]
+    assert lines(tmp_path / "a_newpath.jsonl") == expected
 
 
 def test_change_datasets_says_what_is_wrong(tmp_path, capsys):
