@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from quicksviewer.utils.modules import keep_4bit_layout, move_model_to_device, quantised_modules
@@ -61,10 +62,14 @@ def read_model(target: str | type, name, config: dict, row: Family, options: Loa
     arguments = options.arguments(device, row.precise)
     if stored:
         arguments.setdefault("device_map", {"": str(device)})
-    model, report = cls.from_pretrained(os.fspath(name), output_loading_info=True, **arguments)
+    try:
+        model, report = cls.from_pretrained(os.fspath(name), output_loading_info=True, **arguments)
+    except SafetensorError as error:
+        raise ValueError(f"{name} has a damaged weight file: {error}") from error
     _check_weights(name, config, model, report)
     if options.is_quantised or stored:
-        if not quantised_modules(model):
+        settings = model.config.quantization_config
+        if settings.quant_method == "bitsandbytes" and not quantised_modules(model):
             raise ValueError(f"nothing of {type(model).__name__} was quantised: it would be loaded in full")
         keep_4bit_layout(model)
     elif options.device_map is None:

@@ -121,6 +121,14 @@ def test_weights_that_are_not_there_are_no_random_ones(checkpoint, tmp_path):
             load(folder, device="cpu", **options)
 
 
+def test_a_damaged_weight_file_is_named(checkpoint, tmp_path):
+    folder = copied(checkpoint("blip", "vqa"), tmp_path / "cut")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cut has a damaged weight file"):
+        load_model(folder, device="cpu")
+
+
 def test_a_family_that_no_row_names_is_chosen_by_transformers(tmp_path):
     from transformers import AltCLIPConfig, AltCLIPModel
 
