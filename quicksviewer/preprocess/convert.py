@@ -44,14 +44,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def script(*converters: Converter) -> int:
-    """`python -m quicksviewer.preprocess.convert_x`: of several converters the first word chooses."""
+    """`python -m quicksviewer.preprocess.convert_x`: of several converters the first word chooses.
+
+    Without one it is the first of two; a list of parts has no first among equals.
+    """
     words = sys.argv[1:]
-    names = {one.name: one for one in converters} | {
-        one.name.removeprefix("videochat2it_"): one for one in converters
-    }
+    names = {one.name.removeprefix("videochat2it_"): one for one in converters}
     if words and words[0] in names:
         return _main_of(names[words[0]], words[1:])
-    if words and words[0].startswith("-") and not (len(converters) > 2):
+    if words and words[0].startswith("-") and len(converters) <= 2:
         return _main_of(converters[0], words)
     print(f"usage: {{{','.join(names)}}} --input FILES --output FOLDER ...", file=sys.stderr)
     return DONE if words and words[0] in ("-h", "--help") else WRONG

@@ -3,6 +3,7 @@
 import glob
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,12 +82,15 @@ class Place:
             fs.rm(self.path(name), recursive=True)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write to; it gets its name at the end, and does not after an error."""
+    def writing(self, name: str, shared: bool = False) -> Iterator[BinaryIO]:
+        """A file to write to; it gets its name at the end, and does not after an error.
+
+        `shared`: several tasks may write it at the same time, each the same bytes.
+        """
         fs, target = self._home[0], self.path(name)
         if self.is_local:
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            aside = f"{target}{ASIDE}"
+            aside = f"{target}.{uuid.uuid4().hex}{ASIDE}" if shared else f"{target}{ASIDE}"
             try:
                 with open(aside, "wb") as file:
                     yield file
@@ -102,8 +106,8 @@ class Place:
             fs.makedirs(os.path.dirname(target), exist_ok=True)
             fs.put_file(file.name, target)
 
-    def write(self, name: str, data: bytes) -> None:
-        with self.writing(name) as file:
+    def write(self, name: str, data: bytes, shared: bool = False) -> None:
+        with self.writing(name, shared) as file:
             file.write(data)
 
 
@@ -116,7 +120,7 @@ def data_files(inputs: tuple[str, ...]) -> list[Place]:
         if glob.has_magic(path):
             names = sorted(fs.glob(path))
         elif fs.isdir(path):
-            names = [path_ for path_ in sorted(fs.find(path)) if path_.endswith(DATA_SUFFIXES)]
+            names = [name for name in sorted(fs.find(path)) if name.endswith(DATA_SUFFIXES)]
         else:
             names = [path] if fs.exists(path) else []
         if not names:

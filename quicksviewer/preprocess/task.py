@@ -295,7 +295,8 @@ class Media:
             with _refusals():
                 check_medium(self.root, name, ("GIF",), self.limits)
                 self.limits.check_memory(name, self.root.size(name))
-                self.output.write(target, gif_to_mp4(self.root.read(name), name, self.limits))
+                mp4 = gif_to_mp4(self.root.read(name), name, self.limits)
+            self.output.write(target, mp4, shared=True)
         return target
 
 

@@ -145,3 +145,20 @@ def test_frames_shrink_and_never_grow():
     frame = np.arange(20 * 40 * 3, dtype=np.uint8).reshape(20, 40, 3)
     assert shrink(frame, 10).shape == (10, 20, 3)
     assert shrink(frame, 0) is frame and shrink(frame, 20) is frame and shrink(frame, 99) is frame
+
+
+def test_scripts_of_several_converters_choose_by_their_first_word(tmp_path, stock, monkeypatch, capsys):
+    from quicksviewer.preprocess import convert_videochat2it, convert_webvid400k
+    from quicksviewer.preprocess.convert import script
+
+    stock.clips(tmp_path / "root", "1.mp4")
+    write_json(tmp_path / "train.json", [{"video": "1.mp4", "QA": [{"i": "I", "q": "Q", "a": "A"}]}])
+    words = ["--input", f"{tmp_path}/train.json", "--media_root", f"{tmp_path}/root", "--num_workers", "1"]
+    monkeypatch.setattr("sys.argv", ["-m", "textvr", *words, "--output", f"{tmp_path}/a"])
+    assert script(*convert_videochat2it.CONVERTERS) == 0
+    assert (tmp_path / "a/videochat2it_textvr.jsonl").exists()
+    monkeypatch.setattr("sys.argv", ["-m", *words, "--output", f"{tmp_path}/b"])
+    assert script(*convert_videochat2it.CONVERTERS) == 2
+    assert "usage: {textvr,youcook2," in capsys.readouterr().err
+    assert script(convert_webvid400k.CONVERTER, convert_webvid400k.CSV) == 0
+    assert (tmp_path / "b/webvid400k.jsonl").exists()
