@@ -12,6 +12,7 @@ import struct
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from quicksviewer.utils.array_file import ALIGN, DamagedFile, map_block, write_b
 from quicksviewer.utils.media import HEAD_BYTES, MediaError, MediaLimits, check_kind, os_errors
 from quicksviewer.utils.name_table import NameTable, name_arrays
 from quicksviewer.utils.registry import lookup
-from quicksviewer.utils.stored_video import StoredVideo, decode_each, decoded
+from quicksviewer.utils.stored_video import StoredVideo, decode_frames
 from quicksviewer.utils.video import Closing, VideoInfo
 
 MAGIC = b"QVFRAMES"
@@ -240,22 +241,9 @@ class FrameStore(Closing):
         return height, width
 
     def _frames(self, row: int, indices: Sequence[int]) -> np.ndarray:
-        shape = self._shape(row)
-        if (size := len(indices) * shape[0] * shape[1] * 3) > self._limits.max_decoded_bytes:
-            limit = self._limits.max_decoded_bytes
-            raise MediaError(self.path, f"{len(indices)} frames take {size} bytes, the limit is {limit}")
-        return decode_each(indices, shape, lambda index: self._picture(row, index, shape))
-
-    def _picture(self, row: int, index: int, shape: tuple[int, int]) -> np.ndarray:
-        letters = self._bytes(row, index)
-        what = f"frame {index} of {self.names[row]!r}"
-        if self.format != "raw":
-            return decoded(letters, shape, self.path, what, self._limits)
-        if len(letters) != shape[0] * shape[1] * 3:
-            raise MediaError(
-                self.path, f"{what} has {len(letters)} bytes, not those of {shape[1]}x{shape[0]}"
-            )
-        return np.frombuffer(letters, np.uint8).reshape(*shape, 3)
+        name, is_raw = self.names[row], self.format == "raw"
+        encoded = partial(self._bytes, row)
+        return decode_frames(indices, self._shape(row), encoded, self.path, name, self._limits, is_raw)
 
     def _bytes(self, row: int, index: int) -> bytes:
         count = self._count(row)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from quicksviewer.utils.image import image_size
 from quicksviewer.utils.media import MediaError, MediaLimits, os_errors
-from quicksviewer.utils.stored_video import StoredVideo, decode_each, decoded
+from quicksviewer.utils.stored_video import StoredVideo, decode_frames
 from quicksviewer.utils.video import Closing, VideoInfo
 
 ROWS, OFFSETS, LAST, NAMES = "imgs.tsv", "imgs.lineidx", "imgs.last", "fname2idx.json"
@@ -264,15 +264,10 @@ class TSVReader(Closing):
 
     def _decode(self, name: str, letters: list[str], indices: Sequence[int]) -> np.ndarray:
         width, height = self._size(name, letters, indices[0] if len(indices) else 0)
-        if (size := len(indices) * width * height * 3) > self._limits.max_decoded_bytes:
-            limit = self._limits.max_decoded_bytes
-            raise MediaError(self.path, f"{len(indices)} frames take {size} bytes, the limit is {limit}")
         shape = height, width
-        return decode_each(indices, shape, lambda index: self._picture(name, letters, shape, index))
-
-    def _picture(self, name: str, letters: list[str], shape: tuple[int, int], index: int) -> np.ndarray:
-        what = f"frame {index} of {name!r}"
-        return decoded(self._jpeg(name, letters, index), shape, self.path, what, self._limits)
+        return decode_frames(
+            indices, shape, lambda index: self._jpeg(name, letters, index), self.path, name, self._limits
+        )
 
     def _size(self, name: str, letters: list[str], index: int) -> tuple[int, int]:
         """Width and height of a frame."""

@@ -180,3 +180,21 @@ def test_what_the_reader_refuses(path, tmp_path):
     (tmp_path / "other").write_bytes(MAGIC + b"\0" * 100)
     with pytest.raises(MediaError, match="its end is missing"):
         FrameStore(tmp_path / "other")
+
+
+def test_a_child_decodes_the_same_and_tells_the_same(path):
+    """With isolation all frames of a call go to one child; a damaged one is named as it is without."""
+    here, there = FrameStore(path), FrameStore(path, MediaLimits(isolation="process"))
+    for name in VIDEOS:
+        indices = [VIDEOS[name] - 1, 0, 0]
+        assert np.array_equal(there.frames(name, indices), here.frames(name, indices))
+    with FrameStoreWriter(path.with_name("bad.qvf")) as store:
+        store.append("a", [here.encoded("last.mp4", 0), here.encoded("last.mp4", 1)[:-60]], fps=1.0)
+    told = []
+    for limits in (MediaLimits(), MediaLimits(isolation="process")):
+        with pytest.raises(MediaError) as caught:
+            FrameStore(path.with_name("bad.qvf"), limits).frames("a")
+        told.append(str(caught.value).partition(" (")[0])
+    assert told[0] == told[1] and told[0].startswith(
+        f"{path.with_name('bad.qvf')}: frame 1 of 'a': damaged JPEG"
+    )

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from quicksviewer.utils import stored_video
 from quicksviewer.utils.data_util import MediaError, MediaLimits, TSVReader, TSVWriter
 from quicksviewer.utils.tsv import rebuild_index
 
@@ -70,10 +71,10 @@ def test_jpeg_bytes_go_through_untouched(folder, tmp_path):
 
 def test_only_the_frames_asked_for_are_decoded(folder, monkeypatch):
     decoded = []
-    original = TSVReader._picture
-    monkeypatch.setattr(TSVReader, "_picture", lambda *a: decoded.append(a[-1]) or original(*a))
+    original = stored_video.decoded
+    monkeypatch.setattr(stored_video, "decoded", lambda *a: decoded.append(a[3]) or original(*a))
     TSVReader(folder).frames("plain.mp4", [2, 2])
-    assert decoded == [2]
+    assert decoded == ["frame 2 of 'plain.mp4'"]
 
 
 def test_a_row_is_a_video(folder):
