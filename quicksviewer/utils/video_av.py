@@ -1,14 +1,12 @@
-"""The video reader on PyAV: exact frames by one forward decode, jumping over gaps to key frames.
+"""The video reader on PyAV: exact frames by forward walks, jumping over gaps to key frames.
 
-Time inside is counted in ticks, the integer unit of the stream. The walk holds two neighbouring frames:
-`_shown` is on screen from its tick until the tick of `_ahead`.
+Time inside is counted in ticks, the integer unit of the stream. `_shown` is the frame on screen.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -18,20 +16,14 @@ from quicksviewer.utils.container import codec_of, open_container, pick_stream, 
 from quicksviewer.utils.media import MediaError, MediaLimits
 from quicksviewer.utils.media_gate import MediaFile
 from quicksviewer.utils.video import MAX_THREADS, Closing, VideoInfo, check_info, checked_times, room_for
+from quicksviewer.utils.walk import Shot, Walk
 
-MIN_JUMP_FRAMES = 12
-"""Shorter gaps are decoded: a jump empties the decoder, which costs about this many frames."""
+MIN_JUMP_FRAMES = 3
+"""Shorter gaps are decoded: a jump empties the decoder."""
 TIME_SLACK = Fraction(1, 10**6)
 """Seconds by which a time may miss the start of a frame through rounding."""
 END_SLACK = 1
 """Seconds at the end that may be missing before a video counts as cut short."""
-
-
-class Shot(NamedTuple):
-    """A decoded frame and the tick at which it appears."""
-
-    tick: int
-    frame: av.VideoFrame
 
 
 class PyAVReader(Closing):
@@ -41,7 +33,8 @@ class PyAVReader(Closing):
         """Takes the file over, decodes its first frame. MediaError when that fails or a limit is passed."""
         self._medium, self.path, self._kind = medium, medium.name, medium.kind
         self._limits = limits or MediaLimits()
-        self._container = None
+        self._container = self._walk = None
+        self._wanted, self._decoded = None, 0
         self._converter = VideoReformatter()
         try:
             self._open()
@@ -57,6 +50,9 @@ class PyAVReader(Closing):
     def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
         ticks = [self._tick_of(second) for second in checked_times(times)]
         pixels_NHWC = room_for(len(ticks), self._info, self._limits) if out is None else out
+        self._wanted = sorted(ticks)
+        if self._walk is not None:
+            self._walk.wanted = self._wanted
         done = None
         for place in sorted(range(len(ticks)), key=ticks.__getitem__):
             frame = self._move_to(ticks[place])
@@ -67,12 +63,18 @@ class PyAVReader(Closing):
                 done = frame, place
         return pixels_NHWC
 
+    @property
+    def decoded(self) -> int:
+        """Frames that were decoded so far, those that were only on the way to others too."""
+        return self._decoded + (self._walk.decoded if self._walk is not None else 0)
+
     def close(self) -> None:
         self._let_go()
         self._medium.close()
 
     def _let_go(self) -> None:
-        self._walk = self._shown = self._ahead = self._stream = None
+        self._decoded = self.decoded
+        self._walk = self._shown = self._stream = None
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -86,7 +88,7 @@ class PyAVReader(Closing):
             self._open_stream()
             if self._kind == "matroska":
                 self._load_cues()
-        if not self._start_walk(after_jump=False):
+        if self._start_walk(after_jump=False) is None:
             raise MediaError(self.path, f"holds a {self._codec()} stream, but no frame in it can be decoded")
 
     def _open_stream(self) -> None:
@@ -167,39 +169,13 @@ class PyAVReader(Closing):
 
     # Walking
 
-    def _start_walk(self, after_jump: bool) -> bool:
-        """Take the first two frames from where the container stands; False when there is none."""
-        self._walk = self._decode(after_jump)
-        self._shown = next(self._walk, None)
-        self._ahead = next(self._walk, None)
-        return self._shown is not None
-
-    def _decode(self, after_jump: bool) -> Iterator[Shot]:
-        """Frames in order of presentation. After a jump, those that need frames before it are left out."""
-        lowest = None if after_jump else -math.inf
-        tick = None
-        with self._errors("damaged"):
-            for packet in self._container.demux(self._stream):
-                if lowest is None:
-                    lowest = packet.dts if packet.pts is None else packet.pts
-                for frame in packet.decode():
-                    tick = self._tick_in_order(frame, tick)
-                    if frame.is_corrupt:
-                        raise MediaError(
-                            self.path, f"damaged at {float(tick * self._stream.time_base):.2f} s"
-                        )
-                    if tick >= lowest:
-                        yield Shot(tick, frame)
-
-    def _tick_in_order(self, frame, previous: int | None) -> int:
-        """The tick of a frame, never before that of the previous one.
-
-        AVI keeps decoding times only; what stands as presentation time is a guess that jumps back and forth.
-        """
-        tick = frame.dts if self._kind == "avi" else frame.pts
-        if tick is None:
-            tick = 0 if previous is None else previous + (frame.duration or 1)
-        return tick if previous is None else max(tick, previous)
+    def _start_walk(self, after_jump: bool, wanted: list[int] | None = None) -> Shot | None:
+        """Take the first frame from where the container stands; None when there is none."""
+        self._decoded = self.decoded
+        self._walk = Walk(self._container, self._stream, self.path, self._kind != "avi", after_jump)
+        self._walk.wanted = wanted
+        self._shown = self._walk.pop()
+        return self._shown
 
     def _move_to(self, tick: int):
         """The frame on screen at a tick."""
@@ -207,12 +183,17 @@ class PyAVReader(Closing):
             raise MediaError(self.path, "the reader is closed")
         if tick < self._shown.tick:
             if self._shown.tick > self._first.tick:
-                self._jump(tick)
+                self._jump(tick, self._wanted)
         elif self._key_before(tick) > self._shown.tick + self._ticks(MIN_JUMP_FRAMES / self._info.fps):
-            self._jump(tick)
-        while self._ahead is not None and self._ahead.tick <= tick:
-            self._shown, self._ahead = self._ahead, next(self._walk, None)
-        if self._ahead is None:
+            self._jump(tick, self._wanted)
+        while self._shown.until <= tick and (ahead := self._walk.peek()) is not None:
+            if ahead.tick <= tick:
+                self._shown = self._walk.pop()
+            elif self._walk.left_out(self._shown.tick, tick):  # nobody had asked for it then
+                self._jump(tick, wanted=None)
+            else:
+                break
+        if self._shown.until <= tick or self._shown.until == math.inf:
             self._check_end()
         return self._shown.frame
 
@@ -227,15 +208,15 @@ class PyAVReader(Closing):
         place = entries.search_timestamp(tick, backward=True)
         return -math.inf if place < 0 else entries[place].timestamp
 
-    def _jump(self, tick: int) -> None:
-        """Stand on a key frame at or before a tick, or on the first frame of the file."""
-        key = self._key_before(tick)
-        while key > self._first.tick:
+    def _jump(self, tick: int, wanted: list[int] | None) -> None:
+        """Stand on the last key frame shown at or before a tick, or on the first frame of the file."""
+        aim = tick
+        while aim > self._first.tick:
             with self._errors("damaged"):
-                self._container.seek(key, stream=self._stream)
-            if self._start_walk(after_jump=True) and self._shown.tick <= tick:
+                self._container.seek(aim, stream=self._stream)
+            if (first := self._start_walk(True, wanted)) is not None and first.tick <= tick:
                 return
-            key = self._key_before(key - 1)
+            aim = min(self._key_before(aim) - 1, aim - 1)
         self._open()
 
     def _check_end(self) -> None:
