@@ -303,6 +303,15 @@ def _check_keys(row: dict, builder: Builder) -> None:
         raise ValueError(f"data_type {row['data_type']!r} has no {', '.join(strange)}")
 
 
+def _check_letters(turns: Sequence[Turn]) -> None:
+    """JSON can say half of a letter (a lone surrogate), which no tokenizer takes."""
+    for turn in turns:
+        try:
+            turn.text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"half of a letter, {ascii(turn.text[error.start])}, in a turn") from error
+
+
 def _in_order(marks: list[str], images: list[MediumRef], videos: list[MediumRef]) -> tuple[MediumRef, ...]:
     media = {IMAGE_MARK: iter(images), VIDEO_MARK: iter(videos)}
     return tuple(next(media[mark]) for mark in marks)
@@ -316,6 +325,7 @@ def _parse(record: dict) -> Sample:
     turns = _with_marks(turns, len(images), len(videos))
     if any(not turn.text for turn in turns if turn.role != "system"):
         raise ValueError("a turn of the conversation is empty")
+    _check_letters(turns)
     media = _in_order(marks_in(turns), images, videos)
     return Sample(row["uid"], turns, media, row["data_type"], row.get("source"))
 

@@ -54,6 +54,7 @@ BAD = {
     "over-long": (row(conversations=said("<video>\nWhat?", "red " * 400)), "limit of 200"),
     "nothing to learn": (row(conversations=said("<video>\nWhat?")), "gpt|assistant|learn"),
     "control string": (row(conversations=said("<video>\nWhat?", "red <visual> one")), "<visual>"),
+    "half a letter": (row(conversations=said("<video>\nWhat?", "red \ud800")), "half of a letter"),
     "unknown key": (row(vidoe="x"), "video"),
 }
 
