@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from quicksviewer.data.packing import Caps, plan_packs, sizes_of
 from quicksviewer.data.sampler import CostModel
 from quicksviewer.model.layout import Layout
+from quicksviewer.model.linear_loss import CHUNK_BYTES
 from quicksviewer.model.processor import MediaConfig
 from quicksviewer.survey.hardware import Hardware
 from quicksviewer.survey.memory import (
@@ -88,6 +89,11 @@ class Plan:
     needed: float
     room: float
     fits: bool
+    kept: float
+    """Bytes of a step when all activations are kept, and when both transformers recompute theirs."""
+    recomputed: float
+    logits: float
+    """Bytes of the logits that exist at a time; part of the language model's row."""
     clip: Clip
     flops: float
     efficiency: float
@@ -113,6 +119,8 @@ def forecast(
     steps = values.max_steps if values.max_steps > 0 else math.ceil(epoch * values.num_train_epochs)
     load = heaviest(units_NK, values.per_device_train_batch_size, text)
     memory = memory_rows(shape, setup, load)
+    other = replace(setup, recompute=() if setup.recompute else ("llm", "vision_tower"))
+    ways = (_peak(memory), activations(shape, other, load).most)
     model = shape.model()
     trained_parts(model, setup.stage)
     flops = float(work(model, setup)(units_NK).mean()) * step_rows * steps
@@ -131,6 +139,9 @@ def forecast(
         needed=needed,
         room=room,
         fits=needed <= room,
+        kept=ways[bool(setup.recompute)],
+        recomputed=ways[not setup.recompute],
+        logits=logits(shape, setup, load),
         clip=longest_clip(settings, shape, setup, text, room, memory),
         flops=flops,
         efficiency=wishes.efficiency,
@@ -243,6 +254,16 @@ def memory_rows(shape: Shape, setup: Setup, load: Load) -> list[MemoryRow]:
         MemoryRow("CUDA context, libraries", CONTEXT, "assumed"),
         MemoryRow("lost between blocks", SLACK * peaks.most, "assumed"),
     ]
+
+
+def _peak(memory: list[MemoryRow]) -> float:
+    return sum(row.bytes for row in memory if row.known == "simulated")
+
+
+def logits(shape: Shape, setup: Setup, load: Load) -> float:
+    """Bytes of float32 logits that exist at a time."""
+    whole = 4.0 * shape.plain["vocab_size"] * load.rows * (load.learned if setup.linear_loss else load.tokens)
+    return min(whole, CHUNK_BYTES) if setup.linear_loss else whole
 
 
 def longest_clip(settings, shape: Shape, setup: Setup, text: int, room: float, memory) -> Clip:

@@ -108,6 +108,10 @@ def show(plan: Plan) -> None:
         "together", f"{total:,.2f}", f"of {room:,.1f}: " + ("fits" if plan.fits else "does not fit")
     )
     console.print(table)
+    console.print(
+        f"a step takes {plan.kept / GIB:,.2f} GiB when activations are kept, {plan.recomputed / GIB:,.2f} "
+        f"when both transformers recompute theirs; logits at a time {plan.logits / GIB:,.2f}"
+    )
     clip = plan.clip
     console.print(
         f"longest clip: {clip.frames:,} frames, {clip.seconds:,.0f} s, {clip.tokens:,} tokens; "
