@@ -69,10 +69,10 @@ def memory_kib(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def in_child(program: str, *flags: object) -> dict:
+def in_child(program: str, *flags: object, give_back: int = GIVE_BACK_BYTES) -> dict:
     """Run a benchmark program again with other flags; the JSON that it prints last."""
     command = [sys.executable, program, *map(str, flags)]
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(GIVE_BACK_BYTES)}
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(give_back)}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
