@@ -8,7 +8,7 @@ from importlib import import_module
 
 from quicksviewer.utils.registry import lookup
 
-STUDIES = {"cubing": "quicksviewer.cubes.study"}
+STUDIES = {"cubing": "quicksviewer.cubes.study", "film": "quicksviewer.cubes.film"}
 """Name -> module."""
 
 

@@ -9,6 +9,17 @@ from torch import Tensor
 from quicksviewer.model.multimodal_cubing.optimal import best_cuts, span_costs
 
 
+def matches(found: Sequence[int], true: Sequence[int], slack: int = 1) -> int:
+    """How many cuts can be paired with true ones at most `slack` frames away, each with one at most."""
+    matched, rest = 0, sorted(true)
+    for cut in sorted(found):  # both sorted: the earliest that fits is always a best choice
+        near = next((place for place in rest if abs(place - cut) <= slack), None)
+        if near is not None:
+            matched += 1
+            rest = [place for place in rest if place > near]
+    return matched
+
+
 def boundary_f1(found: Sequence[int], true: Sequence[int], slack: int = 1) -> float:
     """F1 of cuts (first frames of cubes, 0 left out), a cut within `slack` frames of one being right.
 
@@ -16,13 +27,7 @@ def boundary_f1(found: Sequence[int], true: Sequence[int], slack: int = 1) -> fl
     """
     if not found or not true:
         return float(not found and not true)
-    matched, rest = 0, sorted(true)
-    for cut in sorted(found):  # both sorted: the earliest that fits is always a best choice
-        near = next((place for place in rest if abs(place - cut) <= slack), None)
-        if near is not None:
-            matched += 1
-            rest = [place for place in rest if place > near]
-    return 2 * matched / (len(found) + len(true))
+    return 2 * matches(found, true, slack) / (len(found) + len(true))
 
 
 def within_error(features_ND: Tensor, cuts: Sequence[int]) -> float:
