@@ -149,7 +149,7 @@ class VLLMconfig(llmconfig):
 
     @classmethod
     def of(cls, params: "llmconfig | None") -> "VLLMconfig":
-        """The configuration itself, the default one for None, and for another class (users may write their own
+        """The configuration itself, the default one for None, and for another class (users may write theirs
         on top of `llmconfig`) one with its values."""
         if params is None or isinstance(params, cls):
             return cls() if params is None else params

@@ -1,8 +1,7 @@
 """Mixture of experts: every token passes the few feed-forward networks that its router chooses.
 
-Tokens are sorted by expert, so that each expert is two matrix products over a segment. Nothing is dropped,
-and training and evaluation run the same code. Letters: N tokens, E experts, K of them per token, A = N x K
-assignments, S sequences, D width, I width of an expert.
+Nothing is dropped, and training and evaluation run the same code (grouped.py). Letters: N tokens, E experts,
+K of them per token, S sequences, L layers, B rows, T tokens of a row, D width, I width of an expert.
 """
 
 from dataclasses import dataclass
@@ -13,11 +12,8 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from quicksviewer.minimind.config import llmconfig
+from quicksviewer.minimind.grouped import PassExperts
 from quicksviewer.minimind.layers import FeedForward
-
-GROUPED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-GROUPED_ALIGNMENT = 16
-"""What torch's grouped matrix product takes: these types, rows of a multiple of so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -62,36 +58,13 @@ class Experts(nn.Module):
 
     def forward(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> Tensor:
         """The weighted sum of what its experts make of each token: (N, D)."""
-        order_A = experts_NK.flatten().argsort(stable=True)
-        sizes_E = F.one_hot(experts_NK.flatten(), len(self.down_proj)).sum(dim=0)
-        sorted_AD = x_ND.index_select(0, order_A // experts_NK.shape[1])
-        gate_AI, up_AI = grouped_linear(sorted_AD, self.gate_up_proj, sizes_E).chunk(2, dim=-1)
-        made_AD = grouped_linear(self.act(gate_AI) * up_AI, self.down_proj, sizes_E)
-        place_A = torch.empty_like(order_A)
-        place_A[order_A] = torch.arange(len(order_A), device=order_A.device)
-        made_NKD = made_AD.index_select(0, place_A).unflatten(0, experts_NK.shape)
-        return torch.einsum("nkd,nk->nd", made_NKD, weights_NK.to(made_NKD.dtype))
-
-
-def grouped_linear(x_AD: Tensor, weight_EOD: Tensor, sizes_E: Tensor) -> Tensor:
-    """Rows sorted by expert, `sizes_E` of each, times the weight of their expert: (A, O)."""
-    device = x_AD.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x_AD, weight_EOD = x_AD.to(dtype), weight_EOD.to(dtype)
-    if _fits_grouped(x_AD, weight_EOD):
-        return F.grouped_mm(x_AD, weight_EOD.transpose(1, 2), offs=sizes_E.cumsum(0, dtype=torch.int32))
-    segments = zip(x_AD.split(sizes_E.tolist()), weight_EOD.unbind(0), strict=True)
-    return torch.cat([rows @ weight.T for rows, weight in segments])
-
-
-def _fits_grouped(x_AD: Tensor, weight_EOD: Tensor) -> bool:
-    """Whether one call of torch computes all experts; on the CPU its results are those of single products."""
-    strides = (size * x_AD.element_size() % GROUPED_ALIGNMENT for size in weight_EOD.shape[1:])
-    able = x_AD.device.type == "cpu" or (
-        x_AD.device.type == "cuda" and torch.cuda.get_device_capability(x_AD.device) >= (8, 0)
-    )
-    return able and x_AD.dtype == weight_EOD.dtype and x_AD.dtype in GROUPED_DTYPES and not any(strides)
+        factors = [x_ND, weights_NK, self.gate_up_proj, self.down_proj]
+        device = x_ND.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            factors = [factor.to(dtype) for factor in factors]
+        with torch.autocast(device, enabled=False):
+            return PassExperts.apply(*factors, experts_NK, self.act)
 
 
 class MixtureOfExperts(nn.Module):
