@@ -5,22 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from picture_world import make_rows, write_jsonl
+from picture_world import make_world
 
 from quicksviewer.data.pipeline import DataPipeline
-from quicksviewer.synthetic.tiny_vlm import make_vlm
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
-    """pictures/ with rows.jsonl, and blip/, a checkpoint."""
-    root = tmp_path_factory.mktemp("pictures")
-    (root / "pictures").mkdir()
-    rows = make_rows(root / "pictures")
-    write_jsonl(root / "pictures/rows.jsonl", rows)
-    texts = [text for row in rows for text in (row["question"], row["answer"])]
-    make_vlm(root / "blip", "blip", [*texts, "a red circle", "a blue square"], task="vqa")
-    return root
+    return make_world(tmp_path_factory.mktemp("pictures") / "world")
 
 
 @pytest.fixture

@@ -33,3 +33,15 @@ def write_jsonl(path: Path, rows: list) -> Path:
     """Rows, or lines that are texts already."""
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
+
+
+def make_world(root: Path) -> Path:
+    """pictures/ with rows.jsonl, and blip/, a checkpoint that knows their words."""
+    from quicksviewer.synthetic.tiny_vlm import make_vlm
+
+    (root / "pictures").mkdir(parents=True)
+    rows = make_rows(root / "pictures")
+    write_jsonl(root / "pictures/rows.jsonl", rows)
+    texts = [text for row in rows for text in (row["question"], row["answer"])]
+    make_vlm(root / "blip", "blip", [*texts, "a red circle", "a blue square"], task="vqa")
+    return root
