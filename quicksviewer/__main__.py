@@ -15,6 +15,7 @@ COMMANDS = {
     "chat": ("quicksviewer.serve.cli", "ask a model about pictures and videos"),
     "eval": ("quicksviewer.eval.run", "measure a model on a benchmark"),
     "vqa": ("quicksviewer.eval.vqa_run", "measure answers to questions about pictures"),
+    "describe": ("quicksviewer.eval.describe", "measure what a MiniMindVLM says of pictures"),
     "cubes": ("quicksviewer.cubes.command", "show how a video is cut, by any number of methods"),
     "zoo": ("quicksviewer.zoo.command", "load any vision-language model and look at it"),
     "bench": ("quicksviewer.bench", "run a study: bench cubing"),

@@ -131,6 +131,7 @@ def warm_language_model(
     With torch.distributed running, the batch is split over the processes and gradients are averaged: the
     result is that of one process but for rounding.
     """
+    load_target("quicksviewer.auto:register")()  # as a command this process does not know our own families
     tokenizer = load_target("transformers:AutoTokenizer").from_pretrained(folder, local_files_only=True)
     model = load_target("transformers:AutoModelForCausalLM").from_pretrained(folder, local_files_only=True)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -141,8 +142,9 @@ def warm_language_model(
         indices = range(10**7 + first + rank, 10**7 + first + config.lm_batch, size)
         batch = text_batch(indices, tokenizer, template, world, corpus)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(**batch).loss
-        loss.backward()
+            out = model(**batch)
+        loss = out.loss
+        (loss + (out.get("aux_loss") or 0)).backward()  # experts are kept equally busy from the start
         _average_gradients(model, size)
         optimizer.step()
         smooth = 0.95 * smooth + 0.05 * float(loss.detach()) if step else float(loss.detach())

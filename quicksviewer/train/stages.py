@@ -34,12 +34,15 @@ def trainable_prefixes(model, stage: str) -> tuple[str, ...]:
     return learning_prefixes(model, PARTS, STAGES[stage])
 
 
-def check_paths(recipe: str, stage: str, model, data, output_dir: str | None) -> None:
-    """Every file a run needs is there, or one error names all that are missing and how to supply them."""
+def check_paths(recipe: str, stage: str, model, data, output_dir: str | None, is_fresh=None) -> None:
+    """Every file a run needs is there, or one error names all that are missing and how to supply them.
+
+    `is_fresh`: of the model's path and the stage, whether the run needs a vision tower.
+    """
     needs = [
         ("--model_name_or_path", model.model_name_or_path, "a language model, or the stage before", _is_model)
     ]
-    if _is_fresh(model.model_name_or_path, stage):
+    if (is_fresh or _is_fresh)(model.model_name_or_path, stage):
         needs.append(("--vision_tower", model.vision_tower, "a SigLIP or CLIP checkpoint", _is_model))
     needs.append(
         ("--data_path", data.data_path, "a mixture: a YAML file, or paths of JSONL files", _is_mixture)

@@ -25,6 +25,7 @@ from quicksviewer.utils.registry import load_target, lookup
 SYSTEMS = {
     "quicksviewer": "quicksviewer.train.video:VIDEO",
     "blip_vqa": "quicksviewer.train.vision_language:BLIP_VQA",
+    "minimind": "quicksviewer.train.minimind_vlm:MINIMIND",
 }
 """Name -> where its row lies; imported when a recipe names it."""
 DEFAULT = "quicksviewer"
