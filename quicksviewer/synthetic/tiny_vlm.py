@@ -147,23 +147,37 @@ def _make_siglip(folder, texts, text=None, vision=None) -> None:
     _save(folder, SiglipModel(config), SiglipProcessor(picture, tokenizer))
 
 
-def _make_qwen2_5_vl(folder, texts, text=None, vision=None) -> None:
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
-
+def _learned_qwen(texts):
     tokenizer = qwen2_tokenizer(texts)
     tokenizer.add_special_tokens({"additional_special_tokens": list(QWEN_SPECIALS)})
     tokenizer.chat_template = QWEN_TEMPLATE
+    return tokenizer
+
+
+def _real_qwen(texts):
+    return load_target("quicksviewer.synthetic.qwen_tokenizer:qwen_tokenizer")()
+
+
+QWEN_TOKENIZERS = {"learned": _learned_qwen, "real": _real_qwen}
+"""Some hundred tokens learned from the texts, or Qwen's own 151,665, whatever the texts are."""
+
+
+def _make_qwen2_5_vl(
+    folder, texts, text=None, vision=None, tokenizer="learned", pixels=(56 * 56, 112 * 112)
+) -> None:
+    """`tokenizer`: a row of QWEN_TOKENIZERS. `pixels`: the fewest and the most of a picture."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+    tokenizer = lookup(QWEN_TOKENIZERS, tokenizer, "tokenizer of qwen2_5_vl")(texts)
     ids = dict(zip(QWEN_SPECIALS, tokenizer.convert_tokens_to_ids(list(QWEN_SPECIALS)), strict=True))
     heads = dict(num_attention_heads=4, num_key_value_heads=2, vocab_size=len(tokenizer))
     heads |= dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, max_position_embeddings=512)
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-    tower = dict(depth=2, hidden_size=WIDTH, intermediate_size=128, num_heads=4, out_hidden_size=WIDTH)
-    tower |= dict(fullatt_block_indexes=[1], window_size=56)
+    text = TEXT_SHAPE | heads | dict(rope_parameters=rope) | (text or {})
+    tower = dict(depth=2, hidden_size=WIDTH, intermediate_size=128, num_heads=4)
+    tower |= dict(fullatt_block_indexes=[1], window_size=56, out_hidden_size=text["hidden_size"])
     config = Qwen2_5_VLConfig(
-        text_config=TEXT_SHAPE
-        | heads
-        | dict(rope_parameters=rope, max_position_embeddings=512)
-        | (text or {}),
+        text_config=text,
         vision_config=tower | (vision or {}),
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
@@ -171,8 +185,9 @@ def _make_qwen2_5_vl(folder, texts, text=None, vision=None) -> None:
         vision_end_token_id=ids["<|vision_end|>"],
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        tie_word_embeddings=text.get("tie_word_embeddings", False),
     )
-    picture = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112})
+    picture = Qwen2VLImageProcessorPil(size={"shortest_edge": pixels[0], "longest_edge": pixels[1]})
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     picture.save_pretrained(folder)
