@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "survey": LIBRARY | {"train"},
     "preprocess": GROUND | {"data"},
     "zoo": GROUND,
+    "qwen_vl_finetune": GROUND | {"synthetic"},
 }
 """Part of the package -> other parts that it may import; what docs/architecture.md says, as a table."""
 
