@@ -22,6 +22,7 @@ COMMANDS = {
     "data": ("quicksviewer.survey.command", "make, index, check and measure data"),
     "plan": ("quicksviewer.survey.plan", "what a run will take: steps, memory, time, cost"),
     "delta": ("quicksviewer.model.delta_command", "checkpoints as differences: make, apply, verify"),
+    "export": ("quicksviewer.model.export", "write a folder that plain transformers loads, proven equal"),
     "preprocess": ("quicksviewer.preprocess.convert", "convert public data sets, write TSV stores"),
     "doctor": ("quicksviewer.utils.doctor", "show what this machine has and what is missing"),
 }

@@ -51,22 +51,34 @@ def main(argv: list[str] | None = None) -> int:
 def consolidate(src: Path, dst: Path, dtype: str, max_shard_gb: float = 5.0, report=lambda _: None) -> None:
     """Write `dst`. ValueError for weights that cannot be read, numbers that `dtype` cannot hold, a folder
     that exists; then, and after a kill, nothing lies under the final name."""
-    if not max_shard_gb > 0:
-        raise ValueError(f"a shard needs a size above 0 GB, got {max_shard_gb}")
-    shards = list(_shards(read_folder(src), dtype, max_shard_gb * GB))
+    tensors = read_folder(src)
     aside = folder_aside(dst)
-    names = [_shard_name(number, len(shards)) for number in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        _write_shard(aside / name, shard, dtype, report)
     copy_others(src, aside)
     (aside / INDEX).unlink(missing_ok=True)
+    write_weights(aside, tensors, dtype, max_shard_gb, report)
+    _write_dtype(aside / "config.json", dtype)
+    seal(aside, dst)
+
+
+def write_weights(
+    folder: Path, tensors: dict, dtype: str | None, max_shard_gb: float = 5.0, report=lambda _: None
+) -> list[str]:
+    """Write tensors (RawTensor or MadeTensor) as the weights of a folder: one file, or shards and their
+    index.
+
+    `dtype` None: each in its own. Returns the names of the files. ValueError as of `consolidate`."""
+    if not max_shard_gb > 0:
+        raise ValueError(f"a shard needs a size above 0 GB, got {max_shard_gb}")
+    shards = list(_shards(tensors, dtype, max_shard_gb * GB))
+    names = [_shard_name(number, len(shards)) for number in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        _write_shard(folder / name, shard, dtype, report)
     if len(shards) > 1:
         places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         total = sum(_size(tensor, dtype) for shard in shards for tensor in shard.values())
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (aside / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    _write_dtype(aside / "config.json", dtype)
-    seal(aside, dst)
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return names
 
 
 def _shard_name(number: int, count: int) -> str:
@@ -85,8 +97,8 @@ def _shards(tensors: dict[str, RawTensor], dtype: str, limit: float) -> Iterator
     yield shard
 
 
-def _code(tensor: RawTensor, dtype: str) -> str:
-    return DTYPES[dtype][0] if tensor.dtype in FLOATS else tensor.dtype
+def _code(tensor: RawTensor, dtype: str | None) -> str:
+    return DTYPES[dtype][0] if dtype and tensor.dtype in FLOATS else tensor.dtype
 
 
 def _size(tensor: RawTensor, dtype: str) -> int:
