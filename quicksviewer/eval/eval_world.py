@@ -9,15 +9,13 @@ from pathlib import Path
 
 from quicksviewer.data.mixture import JsonlIndex
 from quicksviewer.data.preprocess import SampleError
-from quicksviewer.eval.task import Item
+from quicksviewer.eval.task import Benchmark, Item, exact
 
-DEFAULT_DATA = "output/world/data"
-MAX_NEW_TOKENS = 8
 KEYS = ("uid", "video", "question", "answer", "answers", "kind")
 """What a row must say."""
 
 
-def samples(data: str) -> Iterator[Item]:
+def samples(data: Path, videos: Path | None = None) -> Iterator[Item]:
     """Items of a data folder. ValueError or SampleError where the file is not what it should be."""
     rows = JsonlIndex(Path(data) / "held_out.jsonl")
     if not len(rows):
@@ -28,8 +26,8 @@ def samples(data: str) -> Iterator[Item]:
             raise SampleError(where, f"{', '.join(missing)} missing or empty")
         yield Item(
             uid=row["uid"],
-            video=str(Path(data) / row["video"]),
-            prompt=row["question"],
+            video=str(Path(videos or data) / row["video"]),
+            questions=(row["question"],),
             answer=row["answer"],
             kind=row["kind"],
             chance=1 / len(row["answers"]),
@@ -37,6 +35,11 @@ def samples(data: str) -> Iterator[Item]:
         )
 
 
-def score(item: Item, answer: str) -> float:
-    """1 for the expected answer, else 0; an empty answer is wrong."""
-    return float(answer.strip().casefold() == item.answer.casefold())
+WORLD = Benchmark(
+    samples=samples,
+    prompt="{question}",
+    score=exact,
+    metrics={"accuracy": 1.0},
+    max_new_tokens=8,
+    data="output/world/data",
+)

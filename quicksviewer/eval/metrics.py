@@ -10,10 +10,11 @@ def mean(values: list[float]) -> float:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """Wilson's 95% interval of the mean of scores between 0 and 1."""
-    n, z = len(values), 1.96
-    if n == 0:
-        return math.nan, math.nan
-    p = mean(values)
+    return wilson(mean(values), len(values)) if values else (math.nan, math.nan)
+
+
+def wilson(p: float, n: float, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share `p` of `n` independent cases."""
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
 
