@@ -35,6 +35,7 @@ class PyAVReader(Closing):
         self._limits = limits or MediaLimits()
         self._container = self._walk = None
         self._wanted, self._decoded = None, 0
+        self._hidden: set[int] = set()  # ticks of packets that gave no picture though none was left out
         self._converter = VideoReformatter()
         try:
             self._open()
@@ -172,7 +173,8 @@ class PyAVReader(Closing):
     def _start_walk(self, after_jump: bool, wanted: list[int] | None = None) -> Shot | None:
         """Take the first frame from where the container stands; None when there is none."""
         self._decoded = self.decoded
-        self._walk = Walk(self._container, self._stream, self.path, self._kind != "avi", after_jump)
+        has_times = self._kind != "avi"
+        self._walk = Walk(self._container, self._stream, self.path, has_times, after_jump, self._hidden)
         self._walk.wanted = wanted
         self._shown = self._walk.pop()
         return self._shown
@@ -186,16 +188,27 @@ class PyAVReader(Closing):
                 self._jump(tick, self._wanted)
         elif self._key_before(tick) > self._shown.tick + self._ticks(MIN_JUMP_FRAMES / self._info.fps):
             self._jump(tick, self._wanted)
-        while self._shown.until <= tick and (ahead := self._walk.peek()) is not None:
-            if ahead.tick <= tick:
+        while self._shown.until <= tick:
+            ahead = self._walk.peek()
+            if ahead is not None and ahead.tick <= tick:
                 self._shown = self._walk.pop()
-            elif self._walk.left_out(self._shown.tick, tick):  # nobody had asked for it then
+            elif self._walk.wanted is not None:  # nobody had asked for it then, or it was lost with others
                 self._jump(tick, wanted=None)
             else:
-                break
-        if self._shown.until <= tick or self._shown.until == math.inf:
+                self._pass_hidden()
+        if self._shown.until == math.inf:
             self._check_end()
         return self._shown.frame
+
+    def _pass_hidden(self) -> None:
+        """The packet behind the frame on screen gave no picture: VP8 has such. Many in a row are damage."""
+        first = min((tick for tick in self._hidden if tick > self._shown.tick), default=self._shown.until)
+        if self._shown.until - first > self._ticks(END_SLACK):
+            self._hidden.clear()
+            since = float((first - self._first.tick) * self._stream.time_base)
+            raise MediaError(self.path, f"damaged: nothing can be decoded from {since:.2f} s on")
+        self._hidden.add(self._shown.until)
+        self._shown = self._shown._replace(until=self._walk.after(self._shown.until))
 
     def _key_before(self, tick: int) -> float:
         """Tick of the last known key frame at or before a tick, by the file's index; -inf when none is known.

@@ -7,7 +7,7 @@ screen before it is decoded. So a frame that nobody asked for and no other frame
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import av
@@ -33,15 +33,17 @@ class Shot(NamedTuple):
 class Walk:
     """Frames of a stream from where its container stands."""
 
-    def __init__(self, container, stream, name: str, has_times: bool, after_jump: bool):
+    def __init__(
+        self, container, stream, name: str, has_times: bool, after_jump: bool, hidden: Container[int] = ()
+    ):
         """`has_times`: its packets say when they are shown (those of AVI do not).
 
         `after_jump`: it begins at a key frame amid the video; frames that need others from before it are left
-        out.
+        out. `hidden`: ticks of packets that are known to hold no picture.
         """
         self._container, self._stream, self._name = container, stream, name
         self._context, self._may_skip = stream.codec_context, codec_of(stream) in SKIPPABLE and has_times
-        self._lowest = None if after_jump else -math.inf
+        self._lowest, self._hidden = None if after_jump else -math.inf, hidden
         self._known, self._skipped = [], []  # ticks, sorted, from the frame before the next one on
         self._shots = self._looking_ahead() if has_times else self._one_behind()
         self._next: Shot | None = None
@@ -64,10 +66,10 @@ class Walk:
         shot, self._next = self.peek(), None
         return shot
 
-    def left_out(self, after: int, until: int) -> bool:
-        """Whether a frame of (after, until] was left out, as far as the walk has come."""
-        place = bisect_right(self._skipped, after)
-        return place < len(self._skipped) and self._skipped[place] <= until
+    def after(self, tick: int) -> float:
+        """The tick at which the frame of a tick leaves the screen; infinite for the last."""
+        place = bisect_right(self._known, tick)
+        return self._known[place] if place < len(self._known) else math.inf
 
     # Packets that say when they are shown
 
@@ -76,18 +78,20 @@ class Walk:
         for packet in self._packets():
             self._choose(packet.pts)
             for frame in packet.decode():
+                if None not in (frame.pts, previous) and frame.pts < previous:
+                    continue  # the decoder gave it too late: another one is on screen by now
                 tick = self._tick(frame.pts, frame, previous)
                 self._forget(tick, previous)
                 previous = tick
                 if tick >= self._lowest:
                     self._check(frame, tick)
-                    yield Shot(tick, frame, self._after(tick))
+                    yield Shot(tick, frame, self.after(tick))
 
     def _packets(self) -> Iterator:
         """Packets in the order of decoding, each when those that come soon after it are known."""
         window = deque()
         for packet in self._container.demux(self._stream):
-            if packet.pts is not None and not packet.is_discard:
+            if packet.pts is not None and not packet.is_discard and packet.pts not in self._hidden:
                 insort(self._known, packet.pts)
             window.append(packet)
             if len(window) > LOOK_AHEAD:
@@ -107,12 +111,7 @@ class Walk:
     def _is_wanted(self, tick: int) -> bool:
         if self.wanted is None or not self.wanted or tick > self.wanted[-1]:
             return True
-        return self.wanted[bisect_left(self.wanted, tick)] < self._after(tick)
-
-    def _after(self, tick: int) -> float:
-        """The tick at which the frame of a tick leaves the screen; infinite for the last."""
-        place = bisect_right(self._known, tick)
-        return self._known[place] if place < len(self._known) else math.inf
+        return self.wanted[bisect_left(self.wanted, tick)] < self.after(tick)
 
     def _forget(self, tick: int, previous: int | None) -> None:
         """Note that the frame of a tick was not left out; drop what lies before the frame before it."""

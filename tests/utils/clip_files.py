@@ -1,5 +1,6 @@
 """Tiny real video files for tests. Every frame carries its number as eight bright or dark bars."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,6 +50,43 @@ def write_clip(path: Path, count: int = 30, codec: str = "libx264", fps: int = 3
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def remuxed(source: Path, path: Path, change: Callable[[int, av.Packet], av.Packet]) -> Path:
+    """A file with the packets of another one, each as `change` (number, packet) gives it."""
+    with av.open(str(source)) as read, av.open(str(path), "w") as written:
+        stream = written.add_stream_from_template(read.streams.video[0])
+        for number, packet in enumerate(packet for packet in read.demux(video=0) if packet.size):
+            changed = change(number, packet)
+            changed.stream = stream
+            written.mux(changed)
+    return path
+
+
+def without_showing(source: Path, path: Path, hidden: set[int]) -> Path:
+    """A VP8 file, some frames of which are decoded and not shown (RFC 6386, 9.1: show_frame)."""
+
+    def hide(number: int, packet: av.Packet) -> av.Packet:
+        letters = bytearray(bytes(packet))
+        if number in hidden:
+            letters[0] &= ~0x10
+        changed = av.Packet(bytes(letters))
+        for name in ("pts", "dts", "time_base", "is_keyframe"):
+            setattr(changed, name, getattr(packet, name))
+        return changed
+
+    return remuxed(source, path, hide)
+
+
+def shifted(source: Path, path: Path, by: int, fps: int = 30) -> Path:
+    """A file that begins so many frames later: what comes before has times below zero."""
+
+    def earlier(_: int, packet: av.Packet) -> av.Packet:
+        ticks = int(Fraction(by, fps) / packet.time_base)
+        packet.pts, packet.dts = packet.pts - ticks, packet.dts - ticks
+        return packet
+
+    return remuxed(source, path, earlier)
 
 
 def write_sound(path: Path) -> Path:

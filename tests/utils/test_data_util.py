@@ -3,13 +3,19 @@ import sys
 
 import numpy as np
 import pytest
-from clip_files import decode_all, number_of, numbered_frame, write_clip
+from clip_files import decode_all, number_of, numbered_frame, shifted, without_showing, write_clip
 
 from quicksviewer.utils import video_av
 from quicksviewer.utils.data_util import VIDEO_READERS, MediaError, VideoInfo, open_video, read_video
 from quicksviewer.utils.packets import read_packets
 
 FPS = 30
+LAYERS = {
+    "error-resilient": "1",
+    "ts-parameters": "ts_number_layers=3:ts_target_bitrate=60,80,100:ts_rate_decimator=4,2,1:"
+    "ts_periodicity=4:ts_layer_id=0,2,1,2:ts_layering_mode=3",
+}
+"""Of VP8 and VP9: frames of the upper layers are referred to by none."""
 CLIPS = {
     "one_group.mp4": {},
     "groups_of_5.mp4": {"gop": 5},
@@ -23,6 +29,15 @@ CLIPS = {
     "late_start.mkv": {"first": 60, "gop": 5},
     "vp9.webm": {"codec": "libvpx-vp9", "gop": 5, "options": {"deadline": "realtime", "cpu-used": "8"}},
     "live.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime"}, "muxing": {"live": "1"}},
+    "pyramid.mp4": {"options": {"x264-params": "bframes=7:b-pyramid=normal:b-adapt=0:scenecut=0"}},
+    "refreshed.mkv": {"options": {"x264-params": "keyint=10:intra-refresh=1:bframes=2:b-adapt=0"}},
+    "interlaced.mp4": {"options": {"x264-params": "interlaced=1:bframes=3:b-adapt=0"}},
+    "every_frame.mp4": {"gop": 9, "muxing": {"movflags": "frag_every_frame+empty_moov+default_base_moof"}},
+    "hevc.mkv": {"codec": "libx265", "gop": 9, "options": {"x265-params": "bframes=4:log-level=none"}},
+    "mpeg4_b.mkv": {"codec": "mpeg4", "gop": 9, "options": {"bf": "2"}},
+    "fields.mkv": {"codec": "mpeg2video", "gop": 9, "options": {"bf": "2", "flags": "+ildct+ilme"}},
+    "hidden.webm": {"codec": "libvpx-vp9", "options": {"lag-in-frames": "25", "cpu-used": "5"}},
+    "layers.webm": {"codec": "libvpx", "options": {"deadline": "realtime", "lag-in-frames": "0", **LAYERS}},
     "b_frames.avi": {"gop": 5, "options": {"bf": "3"}},
     "mpeg4.avi": {"codec": "mpeg4", "gop": 5},
 }
@@ -94,6 +109,43 @@ def test_asking_in_parts_gives_the_same_frames(clips):
         parts = [video.frames_at(middles([number])) for number in range(0, 30, 3)]
         assert video.frames_at([]).shape == (0, 48, 64, 3)
     assert np.array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [range(30), [10, 11, 13, 20, 29], [29, 10, 13], range(0, 30, 7)],
+    ids=["all", "some", "back", "few"],
+)
+def test_a_packet_without_a_picture_leaves_the_one_before_on_the_screen(clips, tmp_path, asked):
+    """VP8's frames that are referred to and never shown."""
+    hidden = {10, 20, 21, 29}
+    path = without_showing(clips["layers.webm"], tmp_path / "hidden.webm", hidden)
+    expected = [max(n for n in range(number + 1) if n not in hidden) for number in asked]
+    with open_video(path) as video:
+        for _ in range(2):
+            assert [number_of(frame) for frame in video.frames_at(middles(asked))] == expected
+
+
+def test_packets_without_pictures_for_more_than_a_second_are_damage(tmp_path):
+    options = {"deadline": "realtime", "lag-in-frames": "0"}
+    path = write_clip(tmp_path / "whole.webm", count=90, codec="libvpx", options=options)
+    path = without_showing(path, tmp_path / "hidden.webm", set(range(20, 60)))
+    with open_video(path) as video:
+        assert number_of(video.frames_at(middles([19]))[0]) == 19
+        for _ in range(2):
+            with pytest.raises(MediaError, match=r"damaged: nothing can be decoded from 0\.67 s on"):
+                video.frames_at(middles([55]))
+        assert number_of(video.frames_at(middles([70]))[0]) == 70
+
+
+def test_a_clip_that_begins_amid_a_group_shows_what_its_edit_list_says(clips, tmp_path):
+    """As `ffmpeg -ss 0.4 -c copy` cuts: packets before the start are there and not shown."""
+    path = shifted(clips["open_groups.mp4"], tmp_path / "edited.mp4", by=13)
+    golden = decode_all(path)
+    assert [number_of(frame) for frame in golden] == list(range(13, 30))
+    for asked in (range(17), [3, 16, 9], range(0, 17, 5)):
+        with open_video(path) as video:
+            assert np.array_equal(video.frames_at(middles(asked)), golden[list(asked)])
 
 
 # Economy
