@@ -18,11 +18,13 @@ COMMANDS = {
     "describe": ("quicksviewer.eval.describe", "measure what a MiniMindVLM says of pictures"),
     "cubes": ("quicksviewer.cubes.command", "show how a video is cut, by any number of methods"),
     "zoo": ("quicksviewer.zoo.command", "load any vision-language model and look at it"),
+    "finetune": ("quicksviewer.qwen_vl_finetune.command", "fine-tune Qwen2.5-VL: ocr, modular, lm, hybrid"),
     "bench": ("quicksviewer.bench", "run a study: bench cubing"),
     "data": ("quicksviewer.survey.command", "make, index, check and measure data"),
     "plan": ("quicksviewer.survey.plan", "what a run will take: steps, memory, time, cost"),
     "delta": ("quicksviewer.model.delta_command", "checkpoints as differences: make, apply, verify"),
     "export": ("quicksviewer.model.export", "write a folder that plain transformers loads, proven equal"),
+    "import-published": ("quicksviewer.model.import_published", "turn a published checkpoint into one of ours"),
     "preprocess": ("quicksviewer.preprocess.convert", "convert public data sets, write TSV stores"),
     "doctor": ("quicksviewer.utils.doctor", "show what this machine has and what is missing"),
 }

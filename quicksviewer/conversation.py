@@ -61,10 +61,16 @@ class Template:
     """Tokens that end an answer."""
     control: tuple[str, ...]
     """Strings that no turn may contain, since they would forge turns."""
+    assistant: str = "assistant"
+    """What the assistant is called in its `opening`."""
 
     def __post_init__(self):
         if not self.ending or not self.stops:
             raise ValueError(f"template {self.name!r} needs an ending and a stop: else an answer never ends")
+
+    def opening_of(self, role: str) -> str:
+        """What stands before the text of a turn."""
+        return self.opening.format(role=self.assistant if role == "assistant" else role)
 
 
 CHATML = {
@@ -76,6 +82,24 @@ CHATML = {
     "control": ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
 }
 
+LLAMA_3 = {
+    "begin": "<|begin_of_text|>",
+    "opening": "<|start_header_id|>{role}<|end_header_id|>\n\n",
+    "closing": "<|eot_id|>",
+    "ending": "<|eot_id|>",
+    "strip": True,
+    "stops": ("<|eot_id|>",),
+    "control": (
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|python_tag|>",
+    ),
+}
+
 TEMPLATES = {
     "qwen2": Template(name="qwen2", **CHATML),
     "smollm2": Template(
@@ -83,24 +107,9 @@ TEMPLATES = {
         default_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
         **CHATML,
     ),
-    "llama_3": Template(
-        name="llama_3",
-        begin="<|begin_of_text|>",
-        opening="<|start_header_id|>{role}<|end_header_id|>\n\n",
-        closing="<|eot_id|>",
-        ending="<|eot_id|>",
-        strip=True,
-        stops=("<|eot_id|>",),
-        control=(
-            "<|begin_of_text|>",
-            "<|end_of_text|>",
-            "<|start_header_id|>",
-            "<|end_header_id|>",
-            "<|eot_id|>",
-            "<|eom_id|>",
-            "<|python_tag|>",
-        ),
-    ),
+    "llama_3": Template(name="llama_3", **LLAMA_3),
+    # Published Quicksviewer checkpoints of Llama have learned to answer as "system".
+    "llama_3_published": Template(name="llama_3_published", assistant="system", **LLAMA_3),
     # A medium and its caption, with nothing around them: to align the projector with a frozen language model.
     "plain": Template(
         name="plain",
@@ -134,7 +143,7 @@ def check_text(template: Template, turn: Turn) -> None:
 
 def _pieces(template: Template, turn: Turn) -> Iterator[Span]:
     text = turn.text.strip() if template.strip else turn.text
-    yield Span(template.opening.format(role=turn.role), False)
+    yield Span(template.opening_of(turn.role), False)
     if turn.role == "assistant":
         yield Span(text + template.ending, True)
         yield Span(template.gap, False)
@@ -161,7 +170,7 @@ def render(template: Template, turns: Iterable[Turn], add_generation_prompt: boo
     if add_generation_prompt:
         if turns[-1].role == "assistant":
             raise ValueError("a generation prompt comes after a user turn, the last one is of the assistant")
-        spans.append(Span(template.opening.format(role="assistant"), False))
+        spans.append(Span(template.opening_of("assistant"), False))
     return [span for span in spans if span.text]
 
 

@@ -91,7 +91,7 @@ def export(
     lookup(OURS, read_model_type(checkpoint), "model type of a checkpoint that can be exported")
     if (checkpoint / MANIFEST).is_file():
         check(checkpoint)
-    dtype = dtype or _dtype_of(checkpoint)
+    dtype = dtype or dtype_of(checkpoint)
     weights = weights_of(checkpoint, base, masters)
     aside = folder_aside(out)
     try:
@@ -106,7 +106,7 @@ def export(
     return proof
 
 
-def _dtype_of(checkpoint: Path) -> str:
+def dtype_of(checkpoint: Path) -> str:
     """What the config says its weights are. ValueError if it does not."""
     config = json.loads((checkpoint / "config.json").read_text())
     said = config.get("dtype") or config.get("torch_dtype")
