@@ -13,6 +13,7 @@ from quicksviewer.utils.registry import did_you_mean
 COMMANDS = {
     "train": ("quicksviewer.train.train", "train one stage of a recipe"),
     "chat": ("quicksviewer.serve.cli", "ask a model about pictures and videos"),
+    "demo": ("quicksviewer.serve.page_server", "a page on this machine: drop a video, see it cut, ask"),
     "eval": ("quicksviewer.eval.run", "measure a model on a benchmark"),
     "vqa": ("quicksviewer.eval.vqa_run", "measure answers to questions about pictures"),
     "describe": ("quicksviewer.eval.describe", "measure what a MiniMindVLM says of pictures"),

@@ -4,37 +4,28 @@
     python -m quicksviewer chat --model-path DIR --context a.mp4 b.png "What happens?"     one answer, then
     the prompt
 
-In the prompt a path of an image or a video shows it with the next question; `exit` or Ctrl-D ends.
+In the prompt a path of an image or a video shows it with the next question, `/help` lists the commands,
+Ctrl-C ends an answer, `exit` or Ctrl-D ends the chat (docs/chat.md).
 """
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 
-from quicksviewer.serve.dialogue import SUFFIXES, parse_dialogue
-from quicksviewer.serve.session import ChatSession, Decoding
+from quicksviewer.serve.decoding import Decoding
+from quicksviewer.serve.dialogue import parse_dialogue
+from quicksviewer.serve.prompt import console, converse, list_cubes
+from quicksviewer.serve.session import ChatSession
 from quicksviewer.utils.data_util import MediaError
-
-console = Console(highlight=False, soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 a medium could not be used, 2 wrong usage."""
     args = _parser().parse_args(argv)
     try:
-        decoding = Decoding(
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            top_k=args.top_k,
-            repetition_penalty=args.repetition_penalty,
-            num_beams=args.num_beams,
-            seed=args.seed,
-        )
+        decoding = decoding_of(args)
         given = parse_dialogue(args.context)
         session = ChatSession(load(args), decoding)
     except (ValueError, OSError, ImportError) as error:
@@ -56,13 +47,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="quicksviewer chat", description=__doc__.splitlines()[0])
-    parser.add_argument("--model-path", required=True, help="checkpoint folder, full or LoRA")
-    parser.add_argument("--model-base", help="language model of a LoRA checkpoint, if it was moved")
+    add_model_flags(parser)
     parser.add_argument("--context", nargs="*", default=[], help="media and turns to begin with")
     parser.add_argument("--ask", nargs="+", default=[], help="ask these questions and end")
     parser.add_argument(
         "--showcase", metavar="PNG", help="write a picture of the video and its cubes, and end"
     )
+    return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model, what it sees and how its answers are drawn: the same for the terminal and the page."""
+    parser.add_argument("--model-path", required=True, help="checkpoint folder, full or LoRA")
+    parser.add_argument("--model-base", help="language model of a LoRA checkpoint, if it was moved")
     parser.add_argument("--video_nframes", type=int, help="most frames of a video (default: as trained)")
     parser.add_argument("--video_fps", type=float, help="frames per second (default: as trained)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0: greedy")
@@ -70,12 +67,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--repetition-penalty", type=float, default=1.0)
     parser.add_argument("--num-beams", type=int, default=1)
-    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--max-new-tokens", type=int, default=Decoding.max_new_tokens)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--load-4bit", action="store_true")
     parser.add_argument("--load-8bit", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser
+
+
+def decoding_of(args) -> Decoding:
+    """How answers are drawn, from the flags. Raises ValueError."""
+    return Decoding(
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        repetition_penalty=args.repetition_penalty,
+        num_beams=args.num_beams,
+        seed=args.seed,
+    )
 
 
 def load(args):
@@ -118,26 +127,6 @@ def answer(session: ChatSession, question: str) -> str:
     return text
 
 
-def converse(session: ChatSession) -> int:
-    """Read questions and paths until the end of input."""
-    while True:
-        try:
-            line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return 0
-        if line in ("exit", "quit"):
-            return 0
-        try:
-            if Path(line).suffix.lower() in SUFFIXES:
-                session.see(line)
-                console.print(f"({escape(line)} will be shown with the next question)")
-            elif line:
-                print(session.ask(line, lambda piece: print(piece, end="", flush=True)) and "")
-        except (MediaError, ValueError) as error:
-            console.print(f"[red]{escape(str(error))}[/red]")
-
-
 def showcase(session: ChatSession, path: str, questions: list[str]) -> int:
     """Ask about the video of the context; show frames, cubes and answers here and as a picture."""
     from quicksviewer.serve.strip import cube_spans, save_strip
@@ -148,9 +137,7 @@ def showcase(session: ChatSession, path: str, questions: list[str]) -> int:
     video = session.media[0]
     spans = cube_spans(session.encode().cuts.cube_of_frame)
     console.print(f"{len(video.pixels)} frames, {len(spans)} cubes:")
-    for cube, (start, stop) in enumerate(spans):
-        bar = "#" * (stop - start)
-        console.print(f"  cube {cube:2}  {float(video.times[start]):6.1f} s  {stop - start:3} frames  {bar}")
+    list_cubes(video.times, spans)
     save_strip(path, video.pixels, video.times, spans, lines)
     console.print(f"picture written to {escape(path)}")
     return 0

@@ -31,9 +31,9 @@ class Dialogue:
     def speaker(self) -> str:
         return "assistant" if self.turns and self.turns[-1].role == "user" else "user"
 
-    def see(self, path: str) -> "Dialogue":
-        """A medium, to be shown with the next question."""
-        return Dialogue(self.turns, self.media, (*self.waiting, (medium_kind(path), path)))
+    def see(self, path: str, mark: str | None = None) -> "Dialogue":
+        """A medium, to be shown with the next question; without a mark its name tells which kind it is."""
+        return Dialogue(self.turns, self.media, (*self.waiting, (mark or medium_kind(path), path)))
 
     def say(self, text: str) -> "Dialogue":
         """The next turn. ValueError for an empty one, or one that holds marks of its own."""

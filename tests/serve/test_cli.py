@@ -11,7 +11,8 @@ from tiny_world import fresh, videos
 
 from quicksviewer.model.builder import load_pretrained_model
 from quicksviewer.serve.cli import main
-from quicksviewer.serve.session import ChatSession, Decoding
+from quicksviewer.serve.decoding import Decoding
+from quicksviewer.serve.session import ChatSession
 from quicksviewer.serve.strip import BAR, CELL, GAP
 
 SHORT = 6

@@ -5,7 +5,8 @@ import torch
 from tiny_world import BACKBONES, fresh, videos
 
 from quicksviewer.conversation import Turn
-from quicksviewer.serve.session import ChatSession, Decoding, Pieces
+from quicksviewer.serve.decoding import Decoding, Pieces
+from quicksviewer.serve.session import ChatSession
 from quicksviewer.utils.data_util import MediaError
 
 SHORT = dict(max_new_tokens=12)
