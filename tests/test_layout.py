@@ -26,15 +26,15 @@ MAY_IMPORT = {
     "model": GROUND | {"minimind"},
     "data": GROUND,
     "synthetic": GROUND,
-    "train": LIBRARY | {"minimind"},
+    "train": LIBRARY | {"minimind", "zoo"},
     "eval": LIBRARY,
-    "serve": LIBRARY,
+    "serve": LIBRARY | {"cubes"},
     "cubes": LIBRARY | {"train", "eval"},
     "bench": {"utils"},
     "survey": LIBRARY | {"train"},
     "preprocess": GROUND | {"data"},
     "zoo": GROUND,
-    "qwen_vl_finetune": GROUND | {"synthetic"},
+    "qwen_vl_finetune": GROUND | {"data", "synthetic"},
 }
 """Part of the package -> other parts that it may import; what docs/architecture.md says, as a table."""
 

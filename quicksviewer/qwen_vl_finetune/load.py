@@ -28,7 +28,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in eval mode, its processor, the bits of its weights, and a sentence that says how it came so."""
+    """A model in eval mode, its processor, the bits of its weights, and a sentence on how it came so."""
 
     model: Any
     processor: Any

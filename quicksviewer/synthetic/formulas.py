@@ -35,9 +35,9 @@ class FormulaConfig:
     kind: str = "formula"
     """A row of KINDS."""
     max_terms: int = 3
-    font_size: float = 15.0
+    font_size: float = 22.0
     """Points at 72 to the inch: pixels of an em."""
-    margin: int = 3
+    margin: int = 2
     """Pixels around the ink at least."""
 
     def __post_init__(self):

@@ -1,0 +1,120 @@
+"""A tiny Qwen2.5-VL that has learned to read plain text, as the base that the embedded formulas start from.
+
+Random weights, all of which are trained on pictures of letters, digits and signs: what a published model
+brings to formulas, in small. It has never seen a formula.
+
+    make_base("output/tiny_qwen", BaseConfig())
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from quicksviewer.qwen_vl_finetune.load import load
+from quicksviewer.synthetic.formulas import CELL, FormulaConfig, FormulaData, distinct_texts
+from quicksviewer.utils.registry import load_target
+
+INSTRUCTION = "Write the text of this image."
+MAKER = "quicksviewer.synthetic.tiny_vlm:make_vlm"
+CELLS = (1, 32)
+"""Fewest and most cells of a picture."""
+STAMP = "tiny_base.json"
+
+
+def _text_shape(width: int) -> dict:
+    half = width // 4 // 2
+    sections = [half - 2 * (half // 3), half // 3, half // 3]
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections}
+    return dict(
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        rope_parameters=rope,
+    )
+
+
+TOWER = dict(
+    depth=3, hidden_size=96, intermediate_size=256, num_heads=4, fullatt_block_indexes=[1, 2], window_size=112
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """The model and how long it reads plain text before it is a base."""
+
+    tokenizer: str = "learned"
+    """A row of tiny_vlm's QWEN_TOKENIZERS: some hundred tokens, or Qwen's own 151,665, which cost seven times
+    the time."""
+    width: int = 128
+    steps: int = 1500
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    texts: int = 4000
+    seed: int = 0
+    pictures: FormulaConfig = field(default_factory=lambda: FormulaConfig(kind="text"))
+
+    def __post_init__(self):
+        if self.steps < 0 or self.width % 32:
+            raise ValueError(f"steps must not be negative and width a multiple of 32, got {self}")
+
+
+def make_base(folder: str | Path, config: BaseConfig | None = None) -> Path:
+    """The checkpoint folder of a base, made unless one of the same settings lies there."""
+    config, folder = config or BaseConfig(), Path(folder)
+    stamp = folder / STAMP
+    wanted = json.dumps(asdict(config), indent=1)
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    data = FormulaData("train", config.texts, config.pictures, config.seed)
+    words = [*data.texts, *distinct_texts(FormulaConfig(), "train", 500), INSTRUCTION]
+    sides = tuple(CELL * CELL * cells for cells in CELLS)
+    load_target(MAKER)(
+        folder,
+        "qwen2_5_vl",
+        words,
+        config.seed,
+        tokenizer=config.tokenizer,
+        text=_text_shape(config.width),
+        vision=TOWER,
+        pixels=sides,
+    )
+    if config.steps:
+        _warm_up(folder, data, config)
+    stamp.write_text(wanted)
+    return folder
+
+
+def _warm_up(folder: Path, data: FormulaData, config: BaseConfig) -> None:
+    from quicksviewer.qwen_vl_finetune.data_processing import Conversations
+    from quicksviewer.qwen_vl_finetune.training import setup_trainer, with_lines
+
+    loaded = load(folder, bits=16, device="cpu")
+    trainer = setup_trainer(
+        loaded.model,
+        loaded.processor,
+        Conversations(data, INSTRUCTION),
+        output_dir=str(folder / "warm_up"),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=1,
+        max_steps=config.steps,
+        warmup_steps=min(100, config.steps // 10),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        optim="adamw_torch",
+        logging_steps=max(1, config.steps // 20),
+        save_strategy="no",
+        seed=config.seed,
+    )
+    loaded.model.train()
+    with_lines(trainer).train()
+    torch.manual_seed(config.seed)
+    loaded.model.eval().save_pretrained(folder)
+    shutil.rmtree(folder / "warm_up", ignore_errors=True)
