@@ -106,7 +106,9 @@ def build_model(run: Run) -> Loaded:
     """A fresh BLIP of the recipe's shape, or that of a checkpoint, in float32, with its processor."""
     if folder := run.model.model_name_or_path:
         return load_blip(folder)
-    from transformers import BlipForQuestionAnswering, BlipProcessor
+    from transformers import BlipProcessor
+
+    from quicksviewer.zoo.blip_writing import BlipForQuestionAnswering
 
     config = PipelineConfig.load(run.data.data_path)
     tokenizer = load_tokenizer(config.tokenizer)
@@ -118,7 +120,9 @@ def build_model(run: Run) -> Loaded:
 
 def load_blip(folder: str) -> Loaded:
     """ValueError where the folder does not hold every weight of a BLIP that answers questions."""
-    from transformers import BlipForQuestionAnswering, BlipProcessor
+    from transformers import BlipProcessor
+
+    from quicksviewer.zoo.blip_writing import BlipForQuestionAnswering
 
     model, report = BlipForQuestionAnswering.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
