@@ -84,15 +84,13 @@ def captions_of(rows: Iterable[dict]) -> list[dict]:
 
 
 def pairs_of(captions: list[dict], seed: int) -> list[dict]:
-    """Every picture with its caption (label 1) and with one that is not its own (label 0)."""
+    """Every picture with its caption (label 1) and, where there are others, with one of them (label 0)."""
     rng, texts = random.Random(seed), sorted({row["caption"] for row in captions})
     rows = []
     for row in captions:
-        other = rng.choice([text for text in texts if text != row["caption"]])
-        rows += [
-            {"image": row["image"], "text": text, "label": int(text == row["caption"])}
-            for text in (row["caption"], other)
-        ]
+        rows.append({"image": row["image"], "text": row["caption"], "label": 1})
+        if others := [text for text in texts if text != row["caption"]]:
+            rows.append({"image": row["image"], "text": rng.choice(others), "label": 0})
     return rows
 
 
