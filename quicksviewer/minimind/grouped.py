@@ -120,21 +120,24 @@ class PassExperts(torch.autograd.Function):
 
 def _through_gate(inner_AI, d_read_AI, weight_A1, act: Callable) -> tuple[Tensor, Tensor]:
     """Of read = act(gate) * up, where `d_read_AI` is the gradient of weight * read: weight * read (A, I) and
-    the gradient of the weight (A, 1), float32. That of inner (A, 2I) is written over inner. A chunk of rows
-    at a time."""
+    the gradient of the weight (A, 1), float32. That of inner (A, 2I) is written over inner, and d_read is
+    used up. A chunk of rows at a time."""
     read_AI = torch.empty_like(d_read_AI)
     d_weight_A1 = torch.empty(len(inner_AI), 1, dtype=torch.float32, device=inner_AI.device)
     size = CHUNK_BYTES.get(inner_AI.device.type, LARGE_CHUNK_BYTES)
     rows = max(1, size // (inner_AI.shape[1] * inner_AI.element_size()))
     for start in range(0, len(inner_AI), rows):
         part = slice(start, start + rows)
+        halves = inner_AI[part].chunk(2, dim=-1)
+        gate_CI, up_CI = (half.detach().requires_grad_() for half in halves)
         with torch.enable_grad():
-            inner_CI = inner_AI[part].clone().requires_grad_()
-            made_CI = _gated(inner_CI, act)
+            made_CI = act(gate_CI) * up_CI
         read_CI, d_made_CI = made_CI.detach(), d_read_AI[part]
         torch.sum(d_made_CI * read_CI, dim=-1, keepdim=True, dtype=torch.float32, out=d_weight_A1[part])
         torch.mul(read_CI, weight_A1[part], out=read_AI[part])
-        (inner_AI[part],) = torch.autograd.grad(made_CI, inner_CI, d_made_CI * weight_A1[part])
+        found = torch.autograd.grad(made_CI, (gate_CI, up_CI), d_made_CI.mul_(weight_A1[part]))
+        for half, gradient in zip(halves, found, strict=True):
+            half.copy_(gradient)
     return read_AI, d_weight_A1
 
 

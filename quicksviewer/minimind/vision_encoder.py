@@ -134,8 +134,8 @@ class MiniMindVLM(MiniMindForCausalLM):
         """
         try:
             config = AutoConfig.from_pretrained(model_path, local_files_only=True)
-        except OSError as error:
-            if Path(model_path).is_dir():
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) or Path(model_path).is_dir():
                 raise ValueError(f"{model_path} holds no vision model: {error}") from error
             logger.warning("%s: no vision model there, going on with text alone", model_path)
             return None, None
