@@ -1,0 +1,9 @@
+"""Seed 001: `python Qwen_code/task2_lm_lora/LORA.py --config FILE`."""
+
+import sys
+from pathlib import Path
+
+from quicksviewer.qwen_vl_finetune.pipelines.steps import script
+
+if __name__ == "__main__":
+    sys.exit(script("lm-train", Path(__file__).with_name("config_lora_trainer.json")))
