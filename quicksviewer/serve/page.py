@@ -101,7 +101,7 @@ def _said(text: str) -> dict:
 
 def build(desk: Desk, name: str):
     """The page as gradio's Blocks. `name`: of the model, as it is shown."""
-    gr = require("gradio", "page")
+    gr = require("gradio", "serve")
     page = Page(desk, gr.skip())
     head = "<div class='qv-head'><h1>quicksviewer</h1><p>Drop a video, see it cut into cubes, ask about it."
     head += f"</p><code>{escape(name)}</code></div>"

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         token, limits = read_token(args), limits_of(args)
-        require("gradio", "page")
+        require("gradio", "serve")
         desk = Desk(loaded_for_page(args), decoding_of(args), limits)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -144,7 +144,7 @@ def serve(desk: Desk, door: socket.socket, args, token: str | None) -> None:
 def application(desk: Desk, folder: Path, args, token: str | None) -> Guard:
     """The guarded page as an ASGI application. Uploads go to `folder`."""
     os.environ.update(OFF, GRADIO_TEMP_DIR=str(folder))  # before gradio is imported, which reads them then
-    gr = require("gradio", "page")
+    gr = require("gradio", "serve")
     from fastapi import FastAPI
 
     from quicksviewer.serve.look import CSS, theme

@@ -1,0 +1,212 @@
+"""The prompt of the terminal: every command, what it prints and writes, and Ctrl-C in a real process."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_world import fresh, videos
+
+from quicksviewer.serve import prompt
+from quicksviewer.serve.decoding import Decoding
+from quicksviewer.serve.session import ChatSession
+from quicksviewer.serve.stages import STAGES, Times, in_words
+
+QUESTION = "What happens when?"
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny):
+    loaded = fresh(tiny)
+    loaded.model.eval()
+    return loaded
+
+
+@pytest.fixture
+def session(loaded):
+    return ChatSession(loaded, Decoding(max_new_tokens=6))
+
+
+@pytest.fixture(scope="module")
+def clip(tiny) -> str:
+    return str(videos(tiny)[0])
+
+
+@pytest.fixture(scope="module")
+def picture(tiny) -> str:
+    return str(tiny / "data/images/00000_0.png")
+
+
+def test_help_names_every_command(session, capsys):
+    prompt.take(session, "/help")
+    out = capsys.readouterr().out
+    assert all(word in out and command.does in out for word, command in prompt.COMMANDS.items())
+
+
+def test_media_are_shown_by_command_and_by_path(session, clip, picture, tmp_path):
+    nameless = tmp_path / "clip with blanks"
+    nameless.write_bytes(Path(clip).read_bytes())
+    for line in (f"/video {nameless}", f"/image {picture}", clip):
+        prompt.take(session, line)
+    assert [mark for mark, _ in session.dialogue.waiting] == ["<video>", "<image>", "<video>"]
+    assert [medium.is_video for medium in session.media] == [True, False, True]
+
+
+def test_cubes_are_listed_and_drawn(session, clip, tmp_path, capsys):
+    prompt.take(session, f"/video {clip}")
+    prompt.take(session, f"/cubes {tmp_path / 'strip.png'}")
+    out = capsys.readouterr().out
+    cubes = session.encode().cuts.cubes[0]
+    assert f"{len(session.media[0].times)} frames, {cubes} cubes:" in out
+    bars = [len(bar) for bar in re.findall("#+", out)]
+    assert len(bars) == cubes and sum(bars) == len(session.media[0].times)
+    assert Image.open(tmp_path / "strip.png").size[0] >= 640
+
+
+def test_clear_begins_anew(session, clip):
+    prompt.take(session, clip)
+    prompt.take(session, QUESTION)
+    prompt.take(session, "/clear")
+    assert session.dialogue.turns == () and session.media == []
+
+
+def test_what_was_said_is_shown_and_saved(session, clip, picture, tmp_path, capsys):
+    for line in (clip, picture, QUESTION, "Which is first?"):
+        prompt.take(session, line)
+    told = [turn.text for turn in session.dialogue.turns]
+    prompt.take(session, "/history")
+    out = capsys.readouterr().out
+    assert all(text.splitlines()[-1] in out for text in told)
+    prompt.take(session, f"/save {tmp_path / 'a.json'}")
+    saved = json.loads((tmp_path / "a.json").read_text())
+    assert [turn["text"] for turn in saved["turns"]] == told
+    assert [medium["path"] for medium in saved["media"]] == [clip, picture]
+    prompt.take(session, f"/save {tmp_path / 'a.md'}")
+    text = (tmp_path / "a.md").read_text()
+    assert text.index(clip) < text.index(picture) < text.index(QUESTION) and "<video>" not in text
+
+
+def test_a_saved_file_is_not_written_over(session, tmp_path):
+    (tmp_path / "a.md").write_text("mine")
+    with pytest.raises(FileExistsError):
+        prompt.take(session, f"/save {tmp_path / 'a.md'}")
+    assert (tmp_path / "a.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/video", "usage: /video PATH"),
+        ("/image", "usage: /image PATH"),
+        ("/save", "usage: /save FILE"),
+        ("/save a.doc", "Known: .json, .md"),
+        ("/cubes", "no video has been shown"),
+        ("/vidoe", "Did you mean '/video'"),
+    ],
+)
+def test_wrong_commands_say_what_was_meant(session, line, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prompt.take(session, line)
+
+
+def test_times_are_told(session, clip, capsys):
+    prompt.take(session, clip)
+    prompt.take(session, QUESTION)
+    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert list(session.times.stages) == list(STAGES) and all(stage in last for stage in STAGES)
+    prompt.take(session, "Which is first?")
+    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert "decode" not in last and "tower" not in last and "first token" in last
+    kept = f"{session.times.kept_tokens} of {session.times.prompt_tokens} prompt tokens were read before"
+    assert kept in last
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0031, "3 ms"), (0.9, "900 ms"), (1.236, "1.24 s"), (71.4, "71 s")]
+)
+def test_durations_in_words(seconds, text):
+    assert in_words(seconds) == text
+
+
+def test_tokens_per_second_leave_the_first_out():
+    assert Times(new_tokens=11, rest_seconds=2.0).tokens_per_second == 5
+    assert Times(new_tokens=1).tokens_per_second is None
+
+
+def test_stop_keeps_what_was_said(session, clip):
+    session.decoding = Decoding(max_new_tokens=40)
+    session.see(clip)
+    whole = ChatSession(session.loaded, session.decoding)
+    whole.see(clip)
+    answer = whole.ask(QUESTION)
+    count = iter(range(100))
+    part = session.ask(QUESTION, stop=lambda: next(count) >= 5)
+    assert session.times.stopped and session.times.new_tokens == 6 and answer.startswith(part) and part
+    assert session.dialogue.turns[-1].text == part != answer
+
+
+# --- Ctrl-C, in a process with a terminal ---
+
+
+class Terminal:
+    """A chat on a pseudo terminal."""
+
+    def __init__(self, folder, state, *flags):
+        self.fd, other = pty.openpty()
+        words = [sys.executable, "-m", "quicksviewer", "chat", "--model-path", str(folder), "--device", "cpu"]
+        env = os.environ | {"XDG_STATE_HOME": str(state), "TERM": "dumb", "NO_COLOR": "1"}
+        self.process = subprocess.Popen(
+            [*words, *flags], stdin=other, stdout=other, stderr=other, env=env, start_new_session=True
+        )
+        os.close(other)
+        self.text = ""
+
+    def wait_for(self, text: str, seconds: float = 90) -> str:
+        end, start = time.monotonic() + seconds, len(self.text)
+        while text not in self.text[start:]:
+            assert time.monotonic() < end, f"{text!r} did not come:\n{self.text[-2000:]}"
+            if select.select([self.fd], [], [], 0.2)[0]:
+                self.text += os.read(self.fd, 65536).decode(errors="replace")
+        return self.text[start:]
+
+    def say(self, line: str) -> None:
+        os.write(self.fd, line.encode() + b"\n")
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_chat(loaded, clip, tmp_path):
+    loaded.model.save_pretrained(tmp_path / "model")
+    loaded.processor.save_pretrained(tmp_path / "model")
+    flags = ["--max-new-tokens", "100000", "--temperature", "5", "--context", clip]
+    chat = Terminal(tmp_path / "model", tmp_path / "state", *flags)
+    try:
+        chat.wait_for("> ")
+        chat.interrupt()  # at the prompt it ends the line
+        assert "Ctrl-D or exit ends" in chat.wait_for("> ")
+        for question in (QUESTION, "Which is first?"):
+            chat.say(question)
+            chat.wait_for(question)
+            chat.wait_for(" ", 60)
+            time.sleep(0.3)
+            chat.interrupt()
+            assert "tokens at" in chat.wait_for("> ")
+        chat.say("/history")
+        assert "assistant" in chat.wait_for("> ")
+        chat.say("exit")
+        assert chat.process.wait(timeout=30) == 0
+        history = (tmp_path / "state/quicksviewer/chat_history").read_text()
+        assert QUESTION in history
+    finally:
+        chat.process.kill()
+        chat.process.wait()
+        os.close(chat.fd)
