@@ -64,8 +64,16 @@ def open_files() -> list[str]:
 
 
 def children() -> list[int]:
-    """Processes that were started by this one, zombies too."""
-    return [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    """Processes that were started by this one, zombies too; but for the one that `spawn` keeps for itself."""
+    pids = [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    return [pid for pid in pids if b"resource_tracker" not in command_of(pid)]
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def named(clip: Path, name: str) -> Path:
