@@ -25,7 +25,7 @@ COMMANDS = {
     "plan": ("quicksviewer.survey.plan", "what a run will take: steps, memory, time, cost"),
     "delta": ("quicksviewer.model.delta_command", "checkpoints as differences: make, apply, verify"),
     "export": ("quicksviewer.model.export", "write a folder that plain transformers loads, proven equal"),
-    "import-published": ("quicksviewer.model.import_published", "turn a published checkpoint into one of ours"),
+    "import-published": ("quicksviewer.model.import_published", "make a published checkpoint one of ours"),
     "preprocess": ("quicksviewer.preprocess.convert", "convert public data sets, write TSV stores"),
     "doctor": ("quicksviewer.utils.doctor", "show what this machine has and what is missing"),
 }

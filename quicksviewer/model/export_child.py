@@ -17,9 +17,9 @@ def main(folder: str, clip: str, out: str) -> None:
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
 
-    from quicksviewer.model.export_probe import ask
+    from quicksviewer.model.export_probe import aligned, ask
 
-    ask(model.eval(), processor, Path(clip)).save(Path(out))
+    ask(aligned(model.eval()), processor, Path(clip)).save(Path(out))
 
 
 if __name__ == "__main__":
