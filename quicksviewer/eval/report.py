@@ -31,13 +31,14 @@ def _table(title: str, first: str, rows: dict[str, dict], metric: str) -> Table:
     table = Table(title=title or None)
     others = list(next(iter(rows.values())).get("others", {}))
     counts = ["unanswered"] if any(row.get("unanswered") for row in rows.values()) else []
-    for column in (first, "items", *counts, metric, "95% interval", *others, "chance", "blind"):
+    guesses = [name for name in ("chance", "blind") if any(name in row for row in rows.values())]
+    for column in (first, "items", *counts, metric, "95% interval", *others, *guesses):
         table.add_column(column, justify="left" if column == first else "right")
     for name, row in rows.items():
         cells = [str(row[key]) for key in ("items", *counts)]
         cells += [number(row[metric]), f"{number(row['low'])} .. {number(row['high'])}"]
         cells += [number(row["others"][other]["mean"]) for other in others]
-        table.add_row(str(name), *cells, number(row.get("chance")), number(row.get("blind")))
+        table.add_row(str(name), *cells, *(number(row.get(guess)) for guess in guesses))
     return table
 
 

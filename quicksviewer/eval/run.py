@@ -217,12 +217,7 @@ def work(runs: list[Evaluation], judge: Judge | None, args) -> int:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     torch.manual_seed(args.seed)
     shares = [run.share(rank, world) for run in runs]
-    try:
-        if world > 1:  # everybody has seen what is there before somebody adds to it, or takes it away
-            torch.distributed.init_process_group("gloo")
-            barrier()
-    finally:
-        close_process_group()
+    meet(world)
     loaded, results = None, []
     try:
         for run, share in zip(runs, shares, strict=True):
@@ -243,6 +238,17 @@ def work(runs: list[Evaluation], judge: Judge | None, args) -> int:
         write_matrix(runs, Path(args.output or Path(args.model_path) / f"eval_{args.task}_frames.json"))
     asked = [any(record["error"] is None for record in result["records"]) for result in results if result]
     return 0 if all(asked) else 1
+
+
+def meet(world: int) -> None:
+    """Wait until everybody has seen what is there, before somebody adds to it or takes it away."""
+    if world == 1:
+        return
+    torch.distributed.init_process_group("gloo")
+    try:
+        barrier()
+    finally:
+        close_process_group()
 
 
 def load(args):
