@@ -132,16 +132,13 @@ class MiniMindModel(MiniMindPreTrainedModel):
         if position_ids is None:
             seen = 0 if cache is None else cache.get_seq_length()
             position_ids = torch.arange(embeds.shape[1], device=embeds.device)[None] + seen
-        if not (self.config.use_moe and (self.training or output_expert_counts)):
-            sequences = None
-        elif sequences is None:
-            sequences = _rows(embeds, attention_mask)
+        is_counted = self.config.use_moe and (self.training or output_expert_counts)
         shared = {
             **kwargs,
             "attention_mask": self._mask(embeds, attention_mask, cache, position_ids),
             "past_key_values": cache,
             "turns": self.rotary_emb(position_ids, embeds.dtype),
-            "sequences": sequences,
+            "sequences": (sequences or _rows(embeds, attention_mask)) if is_counted else None,
         }
         x, states, weights, sums = self.dropout(embeds), [], [], []
         for layer in self.layers:
