@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from quicksviewer.cubes.report import table
 
-BUDGET_NAMES = {"plan": "planned", "shots": "as many as shots"}
+BUDGET_NAMES = {"plan": "as many as planned", "shots": "as many as shots"}
 TITLE = "# Where cubes are cut on real video"
 READING = (
     "Features: EfficientNet-lite0 (ImageNet), pooled over the picture. Reference: TransNetV2's cuts. "
@@ -30,16 +30,13 @@ def verdict(results: list[dict]) -> str:
             others = [name for name in rows if name not in ("uniform", "random", "the shots themselves")]
             ahead = [name for name in others if rows[name]["f1"] <= rows["uniform"]["f1"]]
             nearer = [name for name in others if rows[name]["error"] >= rows["uniform"]["error"]]
-            where = f"{result['name']} at {result['fps']:g} frames per second, {BUDGET_NAMES[budget]} cubes"
-            if ahead:
-                lines.append(f"- {where}: uniform cubes find shots at least as well as {', '.join(ahead)}.")
-            if nearer:
-                lines.append(
-                    f"- {where}: uniform cubes hold frames at least as close as {', '.join(nearer)}."
-                )
+            where = f"{result['name']}, {result['fps']:g} a second, cubes {BUDGET_NAMES[budget]}"
+            for what, names in (("find shots at least as well", ahead), ("hold frames as close", nearer)):
+                if names:
+                    lines.append(f"- {where}: uniform cubes {what} as {'; '.join(names)}.")
     if not lines:
         return "Uniform cubes win nowhere."
-    return "\n".join(["Where uniform cubes win or tie:", "", *lines])
+    return "\n".join(["Where uniform cubes win or tie (the figures are in the tables below):", "", *lines])
 
 
 def group_lines(result: dict) -> list[str]:

@@ -115,7 +115,8 @@ def judge(way: Way, parts: dict[int, Part], budget: str, least: float) -> dict[s
     total = sum(len(cuts[place]) + len(part.shots) for place, part in parts.items())
     matched = sum(matches(cuts[place], part.shots) for place, part in parts.items())
     error = sum(within_error(part.clip.features, cuts[place]) for place, part in parts.items())
-    return {"f1": 2 * matched / total, "error": error / least, "milliseconds": 1000 * min(seconds)}
+    f1 = 2 * matched / total if total else 1.0  # nothing to find, nothing found
+    return {"f1": f1, "error": error / least, "milliseconds": 1000 * min(seconds)}
 
 
 def result_of(group: Group, steps: int) -> dict:
