@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "model": GROUND | {"minimind"},
     "data": GROUND,
     "synthetic": GROUND,
-    "train": LIBRARY | {"minimind", "zoo"},
+    "train": LIBRARY | {"minimind", "zoo", "eval"},
     "eval": LIBRARY,
     "serve": LIBRARY | {"cubes"},
     "cubes": LIBRARY | {"train", "eval"},

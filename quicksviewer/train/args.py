@@ -151,6 +151,12 @@ class TrainingArguments(transformers.TrainingArguments):
     )
     loss_weighting: str = flag("token", "Samples count by their tokens (token), alike (sample), square_root.")
     linear_loss: bool = flag(True, "Compute the loss without the logits of all tokens.")
+    eval_task: str | None = flag(
+        None, "Benchmark of `quicksviewer eval` to ask a few items of on the way, logged as eval_TASK_..."
+    )
+    eval_every_steps: int | None = flag(None, "With eval_task: steps from one such evaluation to the next.")
+    eval_limit: int | None = flag(None, "With eval_task: items, from all over the task (default: 32).")
+    eval_data: str | None = flag(None, "With eval_task: folder of its files (default: that of the task).")
     remove_unused_columns: bool = flag(False, "Must stay false: samples are made by our own dataset.")
 
     PART_RATES = {

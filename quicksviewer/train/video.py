@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from quicksviewer.data.preprocess import SampleError
 from quicksviewer.model.documents import attend_by_document
 from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.train.args import Run, resolved
@@ -19,6 +20,17 @@ def check_run(run: Run) -> None:
     check_lora(run.model)
     check_features(run)
     check_recompute(run.training)
+    mini_task(run)
+
+
+def mini_task(run: Run):
+    """What the run asks on the way, or None. ValueError where that cannot be."""
+    from quicksviewer.train.mini_eval import read_mini_task
+
+    try:
+        return read_mini_task(run.training)
+    except SampleError as error:
+        raise ValueError(f"--eval_task {run.training.eval_task}: {error}") from error
 
 
 def check_model(run: Run, model) -> None:
@@ -26,6 +38,8 @@ def check_model(run: Run, model) -> None:
     if run.model.lora_enable:
         lora_targets(model, names_of(run.model.lora_parts), names_of(run.model.lora_targets))
     check_no_team(run, model.team.size)
+    if run.training.eval_task and model.team.size > 1:
+        raise ValueError("--eval_task and sequence parallelism do not go together: leave one of them out")
     for part in names_of(run.training.checkpoint_parts):
         recomputed_layers(model, part)
 
@@ -48,7 +62,7 @@ def build_trainer(run: Run, loaded):
     recompute_parts(loaded.model, names_of(run.training.checkpoint_parts))
     store = open_store(run, loaded.model.vision_tower, loaded.processor)
     data["train_dataset"].features = store
-    return LLaVATrainer(
+    trainer = LLaVATrainer(
         model=model,
         args=run.training,
         processing_class=loaded.processor,
@@ -60,6 +74,11 @@ def build_trainer(run: Run, loaded):
         features=None if store is None else FeatureCache(loaded.model.vision_tower, store),
         **data,
     )
+    if (mini := mini_task(run)) is not None:
+        from quicksviewer.train.mini_eval import MiniEvaluation
+
+        trainer.add_callback(MiniEvaluation(trainer, loaded, mini))
+    return trainer
 
 
 VIDEO = System(

@@ -156,7 +156,7 @@ def test_generic_answers_are_judged_three_times(tiny, folder, tmp_path, endpoint
 
 
 def test_a_judge_that_fails_costs_no_answer(tiny, folder, tmp_path, endpoint, capsys, monkeypatch):
-    """Refused after the first verdict: exit 1. The next call asks the model nothing and the judge the rest."""
+    """Refused after the first verdict: exit 1. The next call asks the judge the rest, and no model."""
     endpoint.reply = lambda _, number: '{"correct": "yes", "score": 5}' if number == 1 else 401
     MINIATURES["nextqa_open"](tmp_path / "data", tiny)
     words = command("nextqa_open", folder, tmp_path, *judged_by(endpoint, "--judge-workers", "1"))
