@@ -45,11 +45,12 @@ FILE_POLICY = "sandbox; default-src 'none'; media-src 'self'; img-src 'self'; st
 """For what visitors uploaded: nothing in it runs."""
 HEADERS = {
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+"""Referrers stay within the page; without any, browsers would call the origin of its own form \"null\"."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,14 +29,13 @@ class Page:
         self.desk, self.same = desk, same
 
     def drop(self, key: str, path: str | None):
-        """A video was dropped: a new conversation about it. (figures, strip, chat, times)"""
+        """A video was dropped: a new conversation about it. (video, figures, strip, chat, times)"""
         self.desk.clear(key)
         try:
             self.desk.show(key, path, (VIDEO_MARK,))
-            return *self._cubes(key), [], ""
+            return self.same, *self._cubes(key), [], ""
         except Refused as refused:
-            self.desk.clear(key)
-            return "", cube_view.notice(str(refused)), [], ""
+            return None, "", cube_view.notice(str(refused)), [], ""
 
     def ask(self, key: str, box: dict) -> Iterator:
         """A question, and files that are shown with it. (chat, box, figures, strip, times) while the answer
@@ -130,7 +129,7 @@ def build(desk: Desk, name: str):
             choices = _choices(gr, desk)
             result = gr.HTML("", js_on_load=None, elem_id="comparison")
         wire = _Wires(gr, page)
-        wire(video.upload, page.drop, [video], [figures, strip, chat, times])
+        wire(video.upload, page.drop, [video], [video, figures, strip, chat, times])
         everything = [video, figures, strip, chat, box, times, result]
         wire(video.clear, page.clear, [], everything)
         wire(chat.clear, page.clear, [], everything, at_once=True)

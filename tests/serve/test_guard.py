@@ -300,5 +300,5 @@ def test_every_answer_forbids_what_is_elsewhere(make, folder, path):
     policy = headers["content-security-policy"]
     assert "default-src 'self'" in policy or "sandbox; default-src 'none'" in policy
     assert "http" not in policy and "*" not in policy
-    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "same-origin"
     assert policy.startswith("sandbox") == ("file=" in path)
