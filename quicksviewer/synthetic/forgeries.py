@@ -19,11 +19,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 PERIOD = 7
 """Pixels after which a sensor's pattern repeats; divides the patches of Qwen2.5-VL."""
-STRENGTH, GRAIN = 9.0, 2.0
+STRENGTH, GRAIN = 14.0, 2.0
 """Grey levels: standard deviation of the pattern, and of the noise that each picture has of its own."""
 UNIT = 28
 """Sides of pictures are multiples of this, so that the letterbox neither scales nor shifts by part of a patch."""
-AREA = (0.08, 0.25)
+AREA = (0.1, 0.3)
 """Share of a picture that is forged."""
 
 
@@ -86,7 +86,7 @@ def forged_picture(spec: ForgerySpec, split: int, number: int) -> tuple[np.ndarr
     mask, kind = np.zeros((height, width), bool), "real"
     if number % 2:
         kind = list(FORGERIES)[number // 2 % len(FORGERIES)]
-        mask = _region(rng, height, width)
+        mask = region(rng, height, width)
         pixels = np.where(mask[..., None], FORGERIES[kind](rng, pixels, mask, spec.seed), pixels)
     return pixels.clip(0, 255).round().astype(np.uint8), mask, kind
 
@@ -124,8 +124,8 @@ def shot(rng: np.random.Generator, height: int, width: int, pattern: np.ndarray)
     return soft + tiled + rng.normal(0, GRAIN, soft.shape)
 
 
-def _region(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """An ellipse or a rectangle somewhere inside: bool (H, W)."""
+def region(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """An ellipse or a rectangle somewhere inside, AREA of the picture: bool (H, W)."""
     area = rng.uniform(*AREA) * height * width
     wide = min(np.sqrt(area * rng.uniform(0.6, 1.6)), width * 0.8)
     high = min(area / wide, height * 0.8)
