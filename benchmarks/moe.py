@@ -5,7 +5,8 @@
 Forward and backward pass of one mixture without its router, which both sides share. The peer is the loop of
 small code for mixtures: `y[chosen == i] = expert_i(x[chosen == i])` for every expert. First both are shown to
 be equal, then times are taken in turns. Memory is the most that new tensors hold at a time (`live_mib`), and
-on a CPU also what a child for each side takes from the system, whose grain is a MiB. Prints one JSON. Which side wins by how much depends on what is not matrix product: many tokens and narrow experts, or so few
+on a CPU also what a child for each side takes from the system, whose grain is a MiB. Prints one JSON.
+Which side wins by how much depends on what is not matrix product: many tokens and narrow experts, or so few
 tokens that calls cost more than products. Wide experts cost the same on both sides.
 """
 
