@@ -1,17 +1,20 @@
 """MiniMindVLM under the project's trainer: what each stage moves, what the logs say, what came of it."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_runs import logs_of
+from tiny_runs import ROOT, logs_of
 
 from quicksviewer.eval.describe import held_out
 from quicksviewer.eval.describe import main as describe
-from quicksviewer.minimind import MiniMindVLM
+from quicksviewer.minimind import MiniMindForCausalLM, MiniMindVLM
 from quicksviewer.minimind.config import PRESETS
 from quicksviewer.minimind.processor import MiniMindProcessor
 from quicksviewer.minimind.telemetry import main as draw
@@ -185,6 +188,23 @@ def test_the_shipped_recipe_is_the_preset_tiny():
         "num_key_value_heads"
     }  # which the preset leaves to the heads
     assert shape["num_key_value_heads"] == PRESETS["tiny"]["num_attention_heads"]
+
+
+def test_a_command_makes_a_language_model_with_experts(tmp_path):
+    """In a process of its own, in which nobody has told transformers of our families."""
+    lm_shape = dict(
+        hidden_size=32, num_hidden_layers=1, use_moe=True, n_routed_experts=2, aux_loss_alpha=0.01
+    )
+    made = dict(folder=str(tmp_path / "world"), family="minimind", lm_shape=lm_shape)
+    made |= {"pretrain": {"lm_steps": 1, "lm_batch": 2}, "world": {"max_seconds": 12, "max_events": 4}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"system": "minimind", "synthetic": made}))
+    words = ["data", "make", "--recipe", str(tmp_path / "recipe.yaml"), "--only", "lm"]
+    done = subprocess.run(
+        [sys.executable, "-m", "quicksviewer", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    model = MiniMindForCausalLM.from_pretrained(tmp_path / "world/minimind")
+    assert model.config.n_routed_experts == 2 and "STAMP" in os.listdir(tmp_path / "world/minimind")
 
 
 REFUSED = {
