@@ -18,7 +18,7 @@ from quicksviewer.model.consolidate import DTYPES, write_weights
 from quicksviewer.model.delta_command import progress_of
 from quicksviewer.model.export_card import write_card
 from quicksviewer.model.export_probe import CLIP, FOLDER, Proof, ask_checkpoint, prove, verify, write_clip
-from quicksviewer.model.export_weights import Weights, weights_of
+from quicksviewer.model.export_weights import Weights, needs_shards, weights_of
 from quicksviewer.model.processor import QuicksviewerProcessor
 from quicksviewer.model.raw_weights import folder_aside
 from quicksviewer.utils.manifest import MANIFEST, check, seal
@@ -89,7 +89,9 @@ def export(
     result that answers differently, for a folder that exists; then, and after a kill, nothing lies under its
     name."""
     lookup(OURS, read_model_type(checkpoint), "model type of a checkpoint that can be exported")
-    if (checkpoint / MANIFEST).is_file():
+    if (checkpoint / MANIFEST).is_file() and not (
+        masters or needs_shards(checkpoint)
+    ):  # else it is done there
         check(checkpoint)
     dtype = dtype or dtype_of(checkpoint)
     weights = weights_of(checkpoint, base, masters)

@@ -169,9 +169,12 @@ def ask_folder(folder: Path, clip: Path) -> Answer:
         out = Path(scratch) / "answer.safetensors"
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HF_HUB_OFFLINE": "1"}
         words = [sys.executable, "-P", str(CHILD), str(folder), str(clip), str(out)]
-        child = subprocess.run(
-            words, capture_output=True, text=True, env=os.environ | path, timeout=CHILD_SECONDS
-        )
+        try:
+            child = subprocess.run(
+                words, capture_output=True, text=True, env=os.environ | path, timeout=CHILD_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"{folder} gave no answer within {CHILD_SECONDS} s") from None
         if child.returncode:
             raise ValueError(f"{folder} does not load in a fresh process:\n{child.stderr[-2000:]}")
         return Answer.load(out)

@@ -3,6 +3,7 @@ shards of ZeRO-3. Nothing is loaded before it is written, and then one tensor at
 
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,7 +123,9 @@ def merge(checkpoint: Path, layer: str, weight_OI: Tensor, parts: dict[str, Tens
     with torch.device("meta"):
         linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False)
     linear.weight = nn.Parameter(weight_OI, requires_grad=False)
-    peft = get_peft_model(_at(layer, linear), config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of patterns for other layers than this one
+        peft = get_peft_model(_at(layer, linear), config)
     parts = {key: part.float() for key, part in parts.items()}
     if get_peft_model_state_dict(peft).keys() != parts.keys():
         raise ValueError(
