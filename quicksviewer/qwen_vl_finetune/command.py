@@ -12,6 +12,12 @@ from quicksviewer.utils.registry import did_you_mean, load_target
 
 TASKS = {
     "ocr": ("quicksviewer.qwen_vl_finetune.ocr:main", "read the LaTeX of formulas"),
+    "modular": (
+        "quicksviewer.qwen_vl_finetune.pipelines.command:modular",
+        "find forgeries: heads on the tower",
+    ),
+    "lm": ("quicksviewer.qwen_vl_finetune.pipelines.command:lm", "find forgeries: the model's own answer"),
+    "hybrid": ("quicksviewer.qwen_vl_finetune.pipelines.command:hybrid", "find forgeries: heads and answer"),
 }
 """Task -> its "module:main", and what the model learns."""
 

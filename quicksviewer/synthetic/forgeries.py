@@ -1,9 +1,10 @@
 """Forged pictures with masks and labels: copy-move, splice and noise patches, and real ones beside them.
 
-What gives a forgery away is what does so in photographs: every camera leaves the fixed pattern of its sensor on
-all its pictures (photo-response non-uniformity, doi:10.1109/TIFS.2006.873602). A moved piece carries the pattern
-shifted, a piece of another camera's picture carries that one's, and a piece hidden under noise little of any.
-Pictures are written at the size at which they are read: scaling would blur the pattern, here as in life.
+What gives a forgery away is what does so in photographs: every camera leaves the fixed pattern of its
+sensor on all its pictures (photo-response non-uniformity, doi:10.1109/TIFS.2006.873602). A moved piece
+carries the pattern shifted, a piece of another camera's picture carries that one's, and a piece hidden
+under noise little of any. Pictures are written at the size at which they are read: scaling would blur the
+pattern, here as in life.
 
 The layout is that of seed 001: `trainingset2/` with `train_idx.json` and `val_idx.json`, `testset2/` with
 `annotation.json`; each with `image/` and `spatial_localize/`.
@@ -22,7 +23,8 @@ PERIOD = 7
 STRENGTH, GRAIN = 14.0, 2.0
 """Grey levels: standard deviation of the pattern, and of the noise that each picture has of its own."""
 UNIT = 28
-"""Sides of pictures are multiples of this, so that the letterbox neither scales nor shifts by part of a patch."""
+"""Sides of pictures are multiples of this, so that the letterbox neither scales nor shifts by part of a
+patch."""
 AREA = (0.1, 0.3)
 """Share of a picture that is forged."""
 
@@ -43,7 +45,9 @@ class ForgerySpec:
             raise ValueError(f"size must be a multiple of {UNIT} and at least {3 * UNIT}, got {self.size}")
         for name in ("train", "val", "test"):
             if getattr(self, name) < 2:
-                raise ValueError(f"{name} must be at least 2 (a real picture and a fake), got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be at least 2 (a real picture and a fake), got {getattr(self, name)}"
+                )
 
 
 SPLITS = (
@@ -79,7 +83,8 @@ def _write(data_root: Path, folder: str, spec: ForgerySpec, split: int, number: 
 
 
 def forged_picture(spec: ForgerySpec, split: int, number: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Pixels uint8 (H, W, 3), forged pixels bool (H, W), and "real" or a row of FORGERIES. Odd numbers are fake."""
+    """Pixels uint8 (H, W, 3), forged pixels bool (H, W), and "real" or a row of FORGERIES. Odd numbers are
+    fake."""
     rng = np.random.default_rng([spec.seed, split, number])
     height, width = _shape(spec.size, number // 2)
     pixels = shot(rng, height, width, sensor(spec.seed))

@@ -1,4 +1,5 @@
-"""Seed 001: `python Qwen_code/task1_modular_lora/run_subtask_full_model_experiment.py`: every step in its order, none after one that fails."""
+"""Seed 001: `python Qwen_code/task1_modular_lora/run_subtask_full_model_experiment.py`: every step in its
+order, none after one that fails."""
 
 import sys
 from pathlib import Path

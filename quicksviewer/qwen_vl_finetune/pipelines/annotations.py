@@ -3,9 +3,10 @@
     DATA_ROOT/trainingset2/{image/, spatial_localize/, train_idx.json, val_idx.json}
     DATA_ROOT/testset2/{image/, spatial_localize/, annotation.json}
 
-Each JSON file is a list of objects: `image_path` (from DATA_ROOT), `label` (1 fake, 0 real), `mask_path`. Of a fake
-it is the path of a grey picture, bright where pixels were forged; of a real picture anything, by custom its size
-"HEIGHTxWIDTH". A fake whose mask is not there teaches the class alone: its mask is unknown, not full.
+Each JSON file is a list of objects: `image_path` (from DATA_ROOT), `label` (1 fake, 0 real), `mask_path`.
+Of a fake it is the path of a grey picture, bright where pixels were forged; of a real picture anything, by
+custom its size "HEIGHTxWIDTH". A fake whose mask is not there teaches the class alone: its mask is
+unknown, not full.
 """
 
 import json
@@ -32,7 +33,8 @@ SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """One picture. `mask` is None where no pixel is forged (label 0) or where nobody knows which (label 1)."""
+    """One picture. `mask` is None where no pixel is forged (label 0) or where nobody knows which (label
+    1)."""
 
     name: str
     """As the annotation writes it: what results are listed under."""
@@ -70,7 +72,9 @@ def read_annotations(path: Path, data_root: Path, limit: int | None = None) -> l
         except ValueError as error:
             wrong.append(f"row {number}: {error}")
     if wrong:
-        raise ValueError(f"{path}: {len(wrong)} of {len(rows)} rows cannot be used: {'; '.join(wrong[:SHOWN])}")
+        raise ValueError(
+            f"{path}: {len(wrong)} of {len(rows)} rows cannot be used: {'; '.join(wrong[:SHOWN])}"
+        )
     _tell_unknown(path, found)
     return found
 

@@ -72,7 +72,9 @@ def ask_all(
     figures = classification(labels, [record["fake_probability"] for record in records])
     figures |= {"num_samples": len(records), "positive_ratio": sum(labels) / len(labels)}
     beside = config.output(config.csv_path).with_name(RESULTS)
-    save_results(config.output(config.output_json) if config.output_json else beside, run_id, figures, records)
+    save_results(
+        config.output(config.output_json) if config.output_json else beside, run_id, figures, records
+    )
     return figures, records
 
 

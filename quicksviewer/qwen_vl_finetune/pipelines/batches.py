@@ -41,7 +41,8 @@ class Batch:
 
 
 class PictureSet(Dataset):
-    """Annotated pictures, letterboxed to `size` pixels. Reading raises MediaError or ValueError with the file."""
+    """Annotated pictures, letterboxed to `size` pixels. Reading raises MediaError or ValueError with the
+    file."""
 
     def __init__(self, annotations: Sequence[Annotation], image_processor, size: int):
         self.annotations = annotations
@@ -62,7 +63,9 @@ class PictureSet(Dataset):
             "pixels_PD": seen["pixel_values"],
             "grid_B3": seen["image_grid_thw"],
             "label_B": torch.tensor([row.label]),
-            "mask_BSS": torch.from_numpy(np.zeros((1, self.size, self.size), np.uint8) if mask is None else mask),
+            "mask_BSS": torch.from_numpy(
+                np.zeros((1, self.size, self.size), np.uint8) if mask is None else mask
+            ),
             "inside_BSS": torch.from_numpy(box.inside(self.size))[None],
             "known_B": torch.tensor([row.label == 0 or mask is not None]),
         }

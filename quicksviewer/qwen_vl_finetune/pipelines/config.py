@@ -62,7 +62,8 @@ def read(cls: type[Config], path: str | Path, overrides: Mapping[str, Any] | Non
 
 
 def known_part(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`values` without the keys that `cls` does not declare, inner mappings likewise; each is warned about."""
+    """`values` without the keys that `cls` does not declare, inner mappings likewise; each is warned
+    about."""
     hints, kept = typing.get_type_hints(cls), {}
     declared = [f.name for f in fields(cls) if f.init]
     for key, value in values.items():
@@ -83,7 +84,8 @@ def _inner(hint: Any, value: Any, where: str) -> Any:
 
 
 def dtype_named(name: str) -> str:
-    """torch's name of a dtype of a configuration. ValueError for float16, whose gradients these losses overflow."""
+    """torch's name of a dtype of a configuration. ValueError for float16, whose gradients these losses
+    overflow."""
     return lookup(DTYPES, name, "dtype")
 
 

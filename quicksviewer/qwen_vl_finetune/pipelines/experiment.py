@@ -1,6 +1,7 @@
 """Steps in their order, each a process of its own; the first that fails ends the experiment.
 
-A process of its own gives a step the whole device and leaves nothing behind for the next. All get one run's name.
+A process of its own gives a step the whole device and leaves nothing behind for the next. All get one
+run's name.
 """
 
 import argparse
@@ -33,9 +34,7 @@ EXPERIMENTS: dict[str, tuple[Stage, ...]] = {
     ),
     "modular-full": (
         TRAIN_TASK_1,
-        Stage(
-            "modular-eval-full", "--eval-config", "subtask_full_model_eval/config_full_model_eval.json"
-        ),
+        Stage("modular-eval-full", "--eval-config", "subtask_full_model_eval/config_full_model_eval.json"),
     ),
     "lm": (
         Stage("lm-map", "--map-config", "config_map.json"),
@@ -56,10 +55,14 @@ def main(name: str, folder: Path | None = None, argv: list[str] | None = None) -
     `folder` holds the configurations under seed 001's names; without, those of configs/qwen_vl are read.
     """
     stages = EXPERIMENTS[name]
-    parser = argparse.ArgumentParser(description=f"{' -> '.join(s.step for s in stages)}; stops where one fails")
+    parser = argparse.ArgumentParser(
+        description=f"{' -> '.join(s.step for s in stages)}; stops where one fails"
+    )
     for stage in stages:
         default = folder / stage.file if folder else shipped(stage.step)
-        parser.add_argument(stage.flag, default=str(default), help=f"JSON of {stage.step} (default: %(default)s)")
+        parser.add_argument(
+            stage.flag, default=str(default), help=f"JSON of {stage.step} (default: %(default)s)"
+        )
     parser.add_argument("--python", default=sys.executable, help="interpreter of the steps")
     parser.add_argument("--run-id", default=new_run_id(), help="name of this run in all logs")
     args = vars(parser.parse_args(argv))

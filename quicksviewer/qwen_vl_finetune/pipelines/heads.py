@@ -1,4 +1,5 @@
-"""What is put on the vision tower: one feature map fused of several blocks, a class and a heat map read off it.
+"""What is put on the vision tower: one feature map fused of several blocks, a class and a heat map read
+off it.
 
 Letters: B pictures, L tapped blocks, C width of the tower, F fused width, H x W patches of a picture.
 The heads compute in float32, whatever the tower does.
@@ -103,4 +104,5 @@ class ForensicHeads(nn.Module):
 
 def heat_at(heat_logits_BHW: Tensor, height: int, width: int) -> Tensor:
     """Heat logits at another size, bilinear: (B, height, width)."""
-    return F.interpolate(heat_logits_BHW[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+    maps_B1HW = heat_logits_BHW[:, None]
+    return F.interpolate(maps_B1HW, (height, width), mode="bilinear", align_corners=False)[:, 0]

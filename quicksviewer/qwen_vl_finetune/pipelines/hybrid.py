@@ -1,4 +1,5 @@
-"""Task 3: LoRA in tower, merger and language model; heads on the tower, and what they see fused into the chat.
+"""Task 3: LoRA in tower, merger and language model; heads on the tower, and what they see fused into the
+chat.
 
 The tower runs once a step: its blocks feed the heads, its merged tokens the language model.
 """
@@ -53,7 +54,9 @@ EVAL_COLUMNS = (
 class Hybrid:
     """A model with adapters, heads and fusion, and the question that it is asked."""
 
-    def __init__(self, model, processor, heads: ForensicHeads, fusion: FusionProjector, levels, prompt, words):
+    def __init__(
+        self, model, processor, heads: ForensicHeads, fusion: FusionProjector, levels, prompt, words
+    ):
         self.model, self.heads, self.fusion = model, heads, fusion
         self.base = model.get_base_model()
         self.tower = self.base.model.visual
@@ -228,7 +231,9 @@ def evaluate(config: HybridEval, run_id: str | None) -> dict[str, Any]:
     scores = PictureScores(pictures, OverlayFolder(out / "overlays", config.overlays))
     answers: list[float] = []
     with torch.inference_mode():
-        for batch in each_batch(loader(pictures, config.batch_size, config.num_workers), hybrid.device, "hybrid"):
+        for batch in each_batch(
+            loader(pictures, config.batch_size, config.num_workers), hybrid.device, "hybrid"
+        ):
             with amp(hybrid.device, stored["amp_dtype"]):
                 words, seen = hybrid.verdict(batch)
             said = words.softmax(dim=1)[:, 0].tolist()

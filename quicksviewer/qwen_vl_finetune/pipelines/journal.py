@@ -59,7 +59,8 @@ def _cell(value: Any) -> Any:
 
 
 def save_results(path: Path, run_id: str, figures: Mapping, samples: Sequence[Mapping]) -> None:
-    """Figures of an evaluation and a record of each picture, as JSON; a figure that is not a number is null."""
+    """Figures of an evaluation and a record of each picture, as JSON; a figure that is not a number is
+    null."""
     plain = {"run_id": run_id, "timestamp": now(), "figures": figures, "samples": samples}
     save_json(path, _without_nan(plain))
 

@@ -1,7 +1,9 @@
-"""The language model over pictures whose visual tokens are already there: positions, states, words, their loss.
+"""The language model over pictures whose visual tokens are already there: positions, states, words, their
+loss.
 
-Letters: B rows, T tokens, E extra tokens in front, D width. Rows are padded on the right. Positions are always
-given: without them Qwen2.5-VL counts embeddings one by one and forgets where in the picture a token lies.
+Letters: B rows, T tokens, E extra tokens in front, D width. Rows are padded on the right. Positions are
+always given: without them Qwen2.5-VL counts embeddings one by one and forgets where in the picture a token
+lies.
 """
 
 from collections.abc import Sequence
@@ -100,7 +102,9 @@ def states(
     """
     embeds_BTD = base.get_input_embeddings()(rows.input_ids_BT)
     if int(rows.is_image_BT.sum()) != len(vision):
-        raise ValueError(f"the rows have {int(rows.is_image_BT.sum())} places for {len(vision)} visual tokens")
+        raise ValueError(
+            f"the rows have {int(rows.is_image_BT.sum())} places for {len(vision)} visual tokens"
+        )
     where = rows.is_image_BT[..., None].expand_as(embeds_BTD)
     embeds_BTD = embeds_BTD.masked_scatter(where, vision.to(embeds_BTD.dtype))
     positions_3BT, _ = base.model.get_rope_index(
@@ -149,6 +153,8 @@ def word_scores(base, rows_of, words: Sequence[list[int]], hidden_of) -> Tensor:
     scores = []
     for word in words:
         steps = torch.tensor(word, device=runs[tuple(word[:-1])].device)
-        found = runs[tuple(word[:-1])].gather(2, steps[None, :, None].expand(len(runs[tuple(word[:-1])]), -1, 1))
+        found = runs[tuple(word[:-1])].gather(
+            2, steps[None, :, None].expand(len(runs[tuple(word[:-1])]), -1, 1)
+        )
         scores.append(found.squeeze(2).sum(dim=1))
     return torch.stack(scores, dim=1)

@@ -1,6 +1,7 @@
 """Task 2: LoRA in the vision tower and the merger, taught by the language model's answer alone.
 
-`map_all` (mapping.py) makes conversations of annotations, `train` learns them, `infer` asks about other pictures.
+`map_all` (mapping.py) makes conversations of annotations, `train` learns them, `infer` asks about other
+pictures.
 """
 
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ DEFAULT_ARGS = {
     "num_train_epochs": 3,
     "learning_rate": 1e-4,
     "logging_steps": 10,
+    "logging_first_step": True,
     "save_strategy": "no",
     "report_to": "none",
     "seed": 42,
@@ -68,7 +70,11 @@ class AnsweredSet(Dataset):
         item, (_, question, answer) = self.pictures[index], self.rows[index]
         (count,) = image_tokens(item["grid_B3"], self.merge)
         ids = self.prompts.ids(question, count)
-        return {"picture": item, "question": ids, "answer": [*self.prompts.encode(answer), self.prompts.end_id]}
+        return {
+            "picture": item,
+            "question": ids,
+            "answer": [*self.prompts.encode(answer), self.prompts.end_id],
+        }
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,9 @@ def train(config: LmTrain, run_id: str) -> dict[str, Any]:
         task_type=config.lora_task_type,
     )
     model = attach(model, settings)
-    pictures = AnsweredSet(rows, processor, config.image_size, model.get_base_model().model.visual.spatial_merge_size)
+    pictures = AnsweredSet(
+        rows, processor, config.image_size, model.get_base_model().model.visual.spatial_merge_size
+    )
     trainer = make_trainer(model, args, pictures)
     done = trainer.train()
     for entry in trainer.state.log_history:
@@ -130,7 +138,8 @@ def train(config: LmTrain, run_id: str) -> dict[str, Any]:
 
 
 def make_trainer(model, args, pictures: AnsweredSet):
-    """transformers' Trainer over our own loss; it checks after the first backward pass that all adapters learn."""
+    """transformers' Trainer over our own loss; it checks after the first backward pass that all adapters
+    learn."""
     from transformers import Trainer
 
     class AnswerTrainer(Trainer):
@@ -146,12 +155,15 @@ def make_trainer(model, args, pictures: AnsweredSet):
             return loss
 
     trainer = AnswerTrainer(model=model, args=args, train_dataset=pictures, data_collator=collate_answered)
-    trainer.model_accepts_loss_kwargs = False  # the loss is a mean; transformers then divides by the accumulation
+    trainer.model_accepts_loss_kwargs = (
+        False  # the loss is a mean; transformers then divides by the accumulation
+    )
     return trainer
 
 
 def lora_targets(config: LmTrain) -> dict[str, tuple[str, ...]]:
-    """Part -> patterns: all linear layers of the named blocks, and the extra modules, in the merger or the tower."""
+    """Part -> patterns: all linear layers of the named blocks, and the extra modules, in the merger or the
+    tower."""
     blocks = tuple(f"*.visual.blocks.{block}.*" for block in config.lora_target_blocks)
     merger = tuple(name for name in config.lora_extra_modules if "merger" in name.split("."))
     others = tuple(name for name in config.lora_extra_modules if name not in merger)

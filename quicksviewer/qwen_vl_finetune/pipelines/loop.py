@@ -1,4 +1,5 @@
-"""The training loop of tasks 1 and 3: rates by group, warm-up and cosine, gradients gathered, clipped, checked."""
+"""The training loop of tasks 1 and 3: rates by group, warm-up and cosine, gradients gathered, clipped,
+checked."""
 
 import math
 from collections.abc import Callable, Iterable

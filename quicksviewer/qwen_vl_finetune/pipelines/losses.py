@@ -18,7 +18,8 @@ from quicksviewer.qwen_vl_finetune.pipelines.heads import HEAT_SCALE, HeadOutput
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights in the sum; the names of seed 001's hybrid configuration. Without a language model `lm` is idle."""
+    """Weights in the sum; the names of seed 001's hybrid configuration. Without a language model `lm` is
+    idle."""
 
     lm: float = 1.0
     head_cls: float = 1.0
@@ -70,7 +71,8 @@ def head_losses(output: HeadOutput, targets: Targets, evi_alpha: float) -> dict[
 
 
 def evidence_loss(logits_Bhw: Tensor, share_Bhw: Tensor, counted_Bhw: Tensor, alpha: float) -> Tensor:
-    """alpha x BCE over all counted cells + (1 - alpha) x Dice loss, the mean over pictures with counted cells."""
+    """alpha x BCE over all counted cells + (1 - alpha) x Dice loss, the mean over pictures with counted
+    cells."""
     each = F.binary_cross_entropy_with_logits(logits_Bhw, share_Bhw, reduction="none")
     cross_entropy = (each * counted_Bhw).sum() / counted_Bhw.sum().clamp(min=1)
     heat_Bhw = logits_Bhw.sigmoid() * counted_Bhw
@@ -99,6 +101,7 @@ def cell_share(mask_BSS: Tensor, height: int, width: int) -> Tensor:
 
 
 def masked_mean(values: Tensor, weight: Tensor, keep_dims: int = 1) -> Tensor:
-    """Mean of `values` where `weight` is 1, over all dimensions but the first `keep_dims`; 0 where it is nowhere."""
+    """Mean of `values` where `weight` is 1, over all dimensions but the first `keep_dims`; 0 where it is
+    nowhere."""
     dims = tuple(range(keep_dims, values.dim()))
     return (values * weight).sum(dim=dims) / weight.sum(dim=dims).clamp(min=1)

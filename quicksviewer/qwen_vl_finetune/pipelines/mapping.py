@@ -1,7 +1,7 @@
 """Task 2's `map`: annotations become conversations, each picture opened once to be sure of it.
 
-Seed 001's template is cut where it says {label_text}: what stands before is asked, the word is what is learned.
-So no prompt can hold the answer, whatever the template is.
+Seed 001's template is cut where it says {label_text}: what stands before is asked, the word is what is
+learned. So no prompt can hold the answer, whatever the template is.
 
     FINAL/rows.jsonl      a conversation a line: image, label, messages (as seed 000's records), mask
     FINAL/dataset.json    how it was made

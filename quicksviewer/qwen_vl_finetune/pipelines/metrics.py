@@ -1,8 +1,8 @@
 """Figures of merit: of the class (AUROC, accuracy, F1 for "fake") and of the heat map (IoU, Dice).
 
-N pictures. Heat maps are judged where the picture is, against the mask's own pixels, never against a threshold
-of the prediction. Only fakes with a mask have an IoU; how much heat pictures without a forged pixel get is a
-figure of its own.
+N pictures. Heat maps are judged where the picture is, against the mask's own pixels, never against a
+threshold of the prediction. Only fakes with a mask have an IoU; how much heat pictures without a forged
+pixel get is a figure of its own.
 """
 
 import math
@@ -30,10 +30,13 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def classification(labels, scores, threshold: float = THRESHOLD) -> dict[str, float]:
-    """auroc, acc and f1 (of "fake"; 0 where nothing is fake and nothing is called so) of N scores in 0 .. 1."""
+    """auroc, acc and f1 (of "fake"; 0 where nothing is fake and nothing is called so) of N scores in 0 ..
+    1."""
     labels, scores = np.asarray(labels).astype(bool), np.asarray(scores, np.float64)
     if labels.shape != scores.shape or labels.ndim != 1 or not len(labels):
-        raise ValueError(f"expected as many labels as scores and at least one, got {labels.shape}, {scores.shape}")
+        raise ValueError(
+            f"expected as many labels as scores and at least one, got {labels.shape}, {scores.shape}"
+        )
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
     called = scores >= threshold
@@ -71,7 +74,8 @@ class MapScores:
         return iou(*counts), dice(*counts)
 
     def figures(self) -> dict[str, float]:
-        """mean_iou, mean_dice, micro_iou, micro_dice, num_masks, heat_of_clean; NaN where nothing was counted."""
+        """mean_iou, mean_dice, micro_iou, micro_dice, num_masks, heat_of_clean; NaN where nothing was
+        counted."""
         each = list(zip(self.common, self.called, self.forged, strict=True))
         total = (sum(self.common), sum(self.called), sum(self.forged))
         return {

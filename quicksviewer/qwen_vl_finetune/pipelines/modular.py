@@ -1,7 +1,7 @@
 """Task 1: LoRA in the vision tower, taught by a classification head and a heat-map head on it.
 
-`train` needs the tower alone; `eval_heads` measures tower and heads, `eval_full` puts the trained tower into the
-whole model and asks its language model.
+`train` needs the tower alone; `eval_heads` measures tower and heads, `eval_full` puts the trained tower into
+the whole model and asks its language model.
 """
 
 from pathlib import Path
@@ -86,13 +86,14 @@ def train(config: ModularTrain, run_id: str) -> dict[str, Any]:
 
 
 def target_layers(config: ModularTrain) -> tuple[int, ...]:
-    """Blocks with adapters. ValueError for blocks that no head can teach: those above what the heads look at."""
+    """Blocks with adapters. ValueError for blocks that no head can teach: those above what the heads look
+    at."""
     last = max(config.visual_layers, default=-1)
     if config.lora_target_layers is None:
         return tuple(range(last + 1))
     if above := [layer for layer in config.lora_target_layers if layer > last]:
         raise ValueError(
-            f"lora_target_layers {above} lie above the last of visual_layers, {last}: no loss would reach them"
+            f"lora_target_layers {above} lie above the last of visual_layers, {last}: no loss reaches them"
         )
     if not config.lora_target_layers:
         raise ValueError("lora_target_layers is empty; null means all blocks")

@@ -37,7 +37,8 @@ def _tinted(pixels: np.ndarray, amount: np.ndarray, colour: tuple[int, int, int]
 
 
 class OverlayFolder:
-    """The first `most` fakes and as many real pictures as come with them; older drawings are removed first."""
+    """The first `most` fakes and as many real pictures as come with them; older drawings are removed
+    first."""
 
     def __init__(self, folder: Path, most: int):
         self.folder, self.left = folder, {1: most - most // 2, 0: most // 2}

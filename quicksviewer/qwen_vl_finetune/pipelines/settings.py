@@ -1,7 +1,8 @@
 """What each step of the three pipelines can be told: the keys and defaults of seed 001's JSON files.
 
-Keys of our own: `output_root`, `batch_size` and `image_size` where the seed has none, `overlays`, `prompt_text`,
-`fusion_bottleneck` and `init_head_checkpoint` of the hybrid. Meanings and paths: docs/qwen_vl_pipelines.md.
+Keys of our own: `output_root`, `batch_size` and `image_size` where the seed has none, `overlays`,
+`prompt_text`, `fusion_bottleneck` and `init_head_checkpoint` of the hybrid. Meanings and
+paths: docs/qwen_vl_pipelines.md.
 """
 
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """Every step of the three pipelines as a command: a JSON configuration in, files and one line of figures out.
 
-    python -m quicksviewer.qwen_vl_finetune.pipelines.steps modular-train --config config_lora.json
+python -m quicksviewer.qwen_vl_finetune.pipelines.steps modular-train --config config_lora.json
 """
 
 import argparse

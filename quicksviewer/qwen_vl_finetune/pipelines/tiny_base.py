@@ -1,4 +1,5 @@
-"""A tiny Qwen2.5-VL that knows the question and its two words: what a published model brings to this work, in small.
+"""A tiny Qwen2.5-VL that knows the question and its two words: what a published model brings to this work,
+in small.
 
 Random weights, warmed up on crude fakes alone: a black box painted over the picture, every picture from a
 camera of its own. It has seen neither a forgery of `synthetic.forgeries` nor the camera of those pictures.
@@ -41,7 +42,8 @@ class BaseConfig:
     """How long the base is warmed up."""
 
     tokenizer: str = "learned"
-    """A row of tiny_vlm's QWEN_TOKENIZERS: some hundred tokens, or Qwen's own 151,665, which learn far slower."""
+    """A row of tiny_vlm's QWEN_TOKENIZERS: some hundred tokens, or Qwen's own 151,665, which learn far
+    slower."""
     steps: int = 100
     batch_size: int = 8
     rate: float = 2e-3

@@ -28,7 +28,8 @@ class TowerOnly(nn.Module):
 
 
 def load_tower(name: str | os.PathLike, dtype: str, device: str | torch.device | None = None) -> TowerOnly:
-    """The tower of a folder or a name on the hub, frozen, in eval mode. ValueError where weights are missing."""
+    """The tower of a folder or a name on the hub, frozen, in eval mode. ValueError where weights are
+    missing."""
     from transformers import AutoConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
         Qwen2_5_VisionTransformerPretrainedModel as Tower,

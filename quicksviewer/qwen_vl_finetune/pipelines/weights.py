@@ -1,4 +1,5 @@
-"""What was trained, on disk: modules in safetensors with their shape beside them, folders sealed by a manifest."""
+"""What was trained, on disk: modules in safetensors with their shape beside them, folders sealed by a
+manifest."""
 
 import json
 import os
@@ -57,7 +58,8 @@ def load_module(path: Path, kind: type[Module], config: type) -> Module:
 
 @contextmanager
 def whole_folder(final: Path):
-    """A folder to write into; it gets its name, a manifest in it, when all is written. An older one is replaced."""
+    """A folder to write into; it gets its name, a manifest in it, when all is written. An older one is
+    replaced."""
     aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -68,11 +70,13 @@ def whole_folder(final: Path):
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def save_adapters(folder: Path, model: nn.Module, settings: Mapping[str, Any], *more: Callable[[Path], None]) -> None:
+def save_adapters(
+    folder: Path, model: nn.Module, settings: Mapping[str, Any], *more: Callable[[Path], None]
+) -> None:
     """Adapters of a PeftModel and what they were trained with; `more` writes further files beside them.
 
-    Layers are named in full. PEFT shortens long lists to endings that are unique in the model at hand; those of
-    the tower alone would match the language model too.
+    Layers are named in full. PEFT shortens long lists to endings that are unique in the model at hand;
+    those of the tower alone would match the language model too.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 

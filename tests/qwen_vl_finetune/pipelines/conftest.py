@@ -16,9 +16,16 @@ BLOCKS = [0, 1, 2, 3]
 OVERRIDES = {
     "modular-train": SMALL | dict(visual_layers=BLOCKS, lora_target_layers=BLOCKS, model_path="model"),
     "modular-eval-heads": dict(
-        num_workers=0, torch_dtype="float32", visual_layers=None, lora_target_layers=None, overlays=2, model_path="model"
+        num_workers=0,
+        torch_dtype="float32",
+        visual_layers=None,
+        lora_target_layers=None,
+        overlays=2,
+        model_path="model",
     ),
-    "modular-eval-full": dict(torch_dtype="float32", lora_target_layers=None, model_path="model", dataset_limit=2),
+    "modular-eval-full": dict(
+        torch_dtype="float32", lora_target_layers=None, model_path="model", dataset_limit=2
+    ),
     "lm-map": dict(map_kwargs={"batch_size": 2, "num_proc": 1}, map_batch_size=5),
     "lm-train": dict(
         image_size=84,
@@ -45,7 +52,13 @@ class World:
 
     def overrides(self, step: str, **more) -> dict:
         model = {} if step.startswith("modular") else {"base_model_path": "model"}
-        return {"working_dir": str(self.root), "output_root": str(self.root), **OVERRIDES[step], **model, **more}
+        return {
+            "working_dir": str(self.root),
+            "output_root": str(self.root),
+            **OVERRIDES[step],
+            **model,
+            **more,
+        }
 
     def settings(self, step: str, **more):
         kind = load_target(f"{steps.HERE}.settings:{steps.STEPS[step].config}")

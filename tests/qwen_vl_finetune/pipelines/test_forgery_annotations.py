@@ -71,7 +71,9 @@ def test_masks_of_ones_and_of_noise(tmp_path):
 def test_the_letterbox_keeps_proportions_and_centres(size):
     square, box = letterbox(Image.new("RGB", size, (200, 0, 0)), 56)
     assert square.size == (56, 56) and max(box.width, box.height) == 56
-    assert abs(box.left - (56 - box.width - box.left)) <= 1 and abs(box.top - (56 - box.height - box.top)) <= 1
+    assert (
+        abs(box.left - (56 - box.width - box.left)) <= 1 and abs(box.top - (56 - box.height - box.top)) <= 1
+    )
     pixels, inside = np.asarray(square), box.inside(56)
     assert (pixels[~inside] == PAD).all() and (pixels[inside] == (200, 0, 0)).all()
 

@@ -21,14 +21,14 @@ SEED_KEYS = {
     "lambda_contrast evi_alpha train_log final_trained_heads",
     "modular-eval-heads": "working_dir ckpt_path model_path ann_test data_root out_dir csv_path output_json "
     "batch_size num_workers visual_layers lora_r lora_alpha lora_dropout",
-    "modular-eval-full": "working_dir model_path lora_checkpoint annotation_file data_root csv_path prompt_text "
-    "fake_token real_token max_new_tokens seed image_size torch_dtype dataset_limit temperature top_p lora_r",
+    "modular-eval-full": "working_dir model_path lora_checkpoint annotation_file data_root csv_path "
+    "prompt_text fake_token real_token max_new_tokens seed image_size torch_dtype dataset_limit temperature top_p lora_r",
     "lm-map": "working_dir base_model_path data_root prompt_template map_batch_size map_kwargs datasets "
     "dataset_limit",
     "lm-train": "working_dir base_model_path torch_dtype train_dataset_path lora_target_blocks "
     "lora_extra_modules lora_r lora_alpha lora_dropout lora_bias lora_task_type training_args save_lora_path",
-    "lm-infer": "working_dir base_model_path lora_path annotation_file data_root csv_path prompt_text "
-    "fake_token real_token max_new_tokens torch_dtype dataset_limit temperature top_p output_json "
+    "lm-infer": "working_dir base_model_path lora_path annotation_file data_root csv_path "
+    "prompt_text fake_token real_token max_new_tokens torch_dtype dataset_limit temperature top_p output_json "
     "mapped_dataset_path",
     "hybrid-train": "working_dir base_model_path output_dir lr_fusion visual_layers fusion_tokens "
     "fusion_hidden_dropout target_text loss_weights lora train_log lora_checkpoint head_checkpoint "
@@ -85,9 +85,7 @@ def test_the_file_says_what_is_the_default_anyway(step):
     kind = kind_of(step)
     shipped = to_plain(read(kind, steps.shipped(step)))
     required = {
-        f.name: shipped[f.name]
-        for f in fields(kind)
-        if f.default is MISSING and f.default_factory is MISSING
+        f.name: shipped[f.name] for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING
     }
     if step == "lm-infer":
         required["annotation_file"] = shipped["annotation_file"]
@@ -127,7 +125,9 @@ def test_adapters_that_no_loss_reaches_are_refused():
     config = read(ModularTrain, steps.shipped("modular-train"), {"visual_layers": [7, 15]})
     with pytest.raises(ValueError, match="lie above the last of visual_layers, 15"):
         target_layers(config)
-    free = read(ModularTrain, steps.shipped("modular-train"), {"visual_layers": [7], "lora_target_layers": None})
+    free = read(
+        ModularTrain, steps.shipped("modular-train"), {"visual_layers": [7], "lora_target_layers": None}
+    )
     assert target_layers(free) == tuple(range(8))
 
 

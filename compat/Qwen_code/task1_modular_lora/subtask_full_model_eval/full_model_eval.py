@@ -1,4 +1,5 @@
-"""Seed 001: `python Qwen_code/task1_modular_lora/subtask_full_model_eval/full_model_eval.py --config FILE`."""
+"""Seed 001: `python Qwen_code/task1_modular_lora/subtask_full_model_eval/full_model_eval.py --config
+FILE`."""
 
 import sys
 from pathlib import Path
