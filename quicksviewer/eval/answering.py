@@ -101,7 +101,8 @@ class Answerer:
         medium = clip.medium
         seen = self._see(medium.pixels, medium.times)
         noise = self._see(noise_like(medium.pixels, clip.name), medium.times) if self.blind else None
-        small = type(medium)(medium.mark, medium.pixels[:0], medium.times, plan=medium.plan)
+        no_pixels = medium.pixels.new_empty(0, *medium.pixels.shape[1:])
+        small = type(medium)(medium.mark, no_pixels, medium.times, plan=medium.plan)
         return Clip(clip.name, small, None, seen, noise)
 
     def _see(self, pixels, times) -> EncodedMedia:
@@ -183,9 +184,8 @@ def load_ahead(load: Callable[[Item], Clip], items: Sequence[Item], ahead: int) 
     try:
         waiting = deque(pool.submit(load, item) for item in islice(rest, ahead))
         while waiting:
-            clip = waiting.popleft().result()
             waiting.extend(pool.submit(load, item) for item in islice(rest, 1))
-            yield clip
+            yield waiting.popleft().result()  # kept nowhere else: its pixels are the largest thing here
     finally:
         pool.shutdown(cancel_futures=True)
 

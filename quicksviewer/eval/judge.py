@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_REPLY_BYTES = 2**22
-MAX_TOKENS = 300
+MAX_TOKENS = 1024
+"""Of a reply; some judges think aloud first."""
 TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
 """HTTP states after which asking again may help."""
 LONGEST_PAUSE = 60.0

@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quicksviewer eval", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="quicksviewer eval", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("task", help=", ".join(TASKS))
     parser.add_argument("--model-path", required=True, help="checkpoint folder, full or LoRA")
     parser.add_argument("--model-base", help="language model of a LoRA checkpoint, if it was moved")
