@@ -1,4 +1,4 @@
-"""The word `data`: make, index, check and stats, each a module that is imported when it is called.
+"""The word `data`: make, index, check, stats and frames, each a module that is imported when it is called.
 
 python -m quicksviewer data check --recipe tiny --stage stage2
 """
@@ -13,6 +13,7 @@ WORDS = {
     "index": ("quicksviewer.survey.index", (), "probe every medium once and write a manifest"),
     "check": ("quicksviewer.survey.check", (), "look at every row as training would, and report"),
     "stats": ("quicksviewer.survey.stats", (), "how long, how many, of what kind and from where"),
+    "frames": ("quicksviewer.survey.frames", (), "write a store of the frames that training looks at"),
 }
 """Word -> module with a `main`, what it is told before the rest of the line, and what it does."""
 

@@ -1,6 +1,6 @@
 """Write the frames that training looks at into a frame store, so that no video is decoded again.
 
-    python -m quicksviewer.survey.frames rows.jsonl --media_root clips --output clips.qvf --fps 1 --size 384
+    python -m quicksviewer data frames rows.jsonl --media_root clips --output clips.qvf --fps 1 --size 384
 
 A video is named as its rows name it: the same rows with `media_root: clips.qvf` read the store. A run that
 was killed goes on where it was. Exit code: 0 written, 1 written without the videos that cannot be used,
@@ -22,7 +22,14 @@ from quicksviewer.data.mixture import Mixture, parse_mixture
 from quicksviewer.data.preprocess import SampleError, parse_sample
 from quicksviewer.survey.crew import alone, in_pieces
 from quicksviewer.survey.index import PARTS, begin, follow, with_root
-from quicksviewer.utils.data_util import MediaError, MediaLimits, in_chunks, open_video, plan_frames
+from quicksviewer.utils.data_util import (
+    VIDEO_READERS,
+    MediaError,
+    MediaLimits,
+    in_chunks,
+    open_video,
+    plan_frames,
+)
 from quicksviewer.utils.frame_store import ENCODED, QUALITY, FrameStore, FrameStoreWriter
 from quicksviewer.utils.mm_utils import resize_frames
 from quicksviewer.utils.stores import StoredPath, open_store
@@ -54,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         cut = Cut(**{name: getattr(args, name) for name in asdict(Cut())})
         mixture = Mixture(with_root(parse_mixture(args.data, args.registry), args.media_root))
         bad = write_frames(mixture, Path(args.output), cut, args.workers)
-    except (ValueError, OSError, MediaError) as error:
+    except (ValueError, OSError, MediaError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for reason in bad:
@@ -72,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, help="side of the square; default: frames keep their size")
     parser.add_argument("--format", choices=[*ENCODED, "raw"], default="jpeg")
     parser.add_argument("--quality", type=int, default=QUALITY, help="of jpeg and webp, 1 to 100")
-    parser.add_argument("--decoder", default="av")
+    parser.add_argument("--decoder", choices=VIDEO_READERS, default="av")
     parser.add_argument("--seconds", type=float, default=120, help="that one call of a decoder may take")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: this one")
     return parser

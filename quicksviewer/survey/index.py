@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         write_manifest(args)
-    except (ValueError, OSError, MediaError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, MediaError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -7,7 +7,7 @@ No GPU and no weights are needed.
         --rows 1000000 --seconds 180 --text_tokens 300
 
 Any flag of `quicksviewer train` may follow. Sizes of rows are measured from the data of the run, read from a
---manifest, or said (--rows, --seconds, --text_tokens). docs/plan.md says what is counted and what is guessed.
+--manifest, or said (--rows, --seconds, --text_tokens). docs/data.md says what is counted and what is guessed.
 Exit code: 0 it fits, 1 it does not, 2 wrong usage.
 """
 

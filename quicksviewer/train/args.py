@@ -143,6 +143,9 @@ class TrainingArguments(transformers.TrainingArguments):
     pack_max_frames: int | None = flag(None, "Most frames of a pack (default: any number).")
     pack_max_squares: int | None = flag(None, "Most squared tokens, summed over the samples of a pack.")
     lengths_cache: str | None = flag(None, "Folder that keeps measured sizes (default: in output_dir).")
+    manifest: str | None = flag(
+        None, "Parquet file of `quicksviewer data index`: sizes are read from it and no medium is opened."
+    )
     checkpoint_parts: str | None = flag(
         None, "Parts that recompute activations in the backward pass, with commas: llm, vision_tower."
     )
@@ -194,6 +197,8 @@ class TrainingArguments(transformers.TrainingArguments):
         """What a pack may hold, or None for one sample a row. ValueError for flags that contradict each
         other."""
         given = {name: getattr(self, f"pack_max_{name}") for name in SIZES}
+        if self.manifest and not self.needs_sizes:
+            raise ValueError("--manifest tells sizes of rows: it needs --pack or --group_by_modality_length")
         if not self.pack:
             if set_ := [f"--pack_max_{name}" for name, value in given.items() if value is not None]:
                 raise ValueError(f"{', '.join(set_)} need --pack True")

@@ -9,6 +9,7 @@ import torch
 from quicksviewer.data.dataset import BadSamplePolicy, make_supervised_data_module
 from quicksviewer.data.lengths import size_table
 from quicksviewer.data.mixture import parse_mixture
+from quicksviewer.data.sources import sniff
 from quicksviewer.model.builder import (
     ADAPTER_FILE,
     is_ours,
@@ -19,6 +20,7 @@ from quicksviewer.model.builder import (
 from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.train.systems import learning_prefixes
 from quicksviewer.utils.dist import barrier
+from quicksviewer.utils.stores import is_remote
 
 STAGES = {
     "stage1": ("special_tokens", "projector", "resampler", "cubing"),
@@ -51,7 +53,7 @@ def check_paths(recipe: str, stage: str, model, data, output_dir: str | None, is
     missing = [(flag, path, what) for flag, path, what, is_there in needs if not (path and is_there(path))]
     if not any(flag == "--data_path" for flag, _, _ in missing):
         specs = parse_mixture(data.data_path, data.data_registry)
-        paths = sorted({spec.path for spec in specs if not Path(spec.path).is_file()})
+        paths = sorted({spec.path for spec in specs if not _is_data_set(spec.path)})
         missing += [("--data_path", path, "rows of a data set that the mixture names") for path in paths]
     if missing:
         lines = [f"  {flag:21} {path or '(not given)'}  -- {what}" for flag, path, what in missing]
@@ -78,6 +80,11 @@ def _is_model(path: str) -> bool:
 
 def _is_mixture(path: str) -> bool:
     return not path.endswith((".yaml", ".yml")) or Path(path).is_file()
+
+
+def _is_data_set(path: str) -> bool:
+    """A file of rows, or a folder that holds a store or archives; what is elsewhere is not looked at."""
+    return is_remote(path) or Path(path).is_file() or (Path(path).is_dir() and sniff(path) != "jsonl")
 
 
 def build_model(run):
@@ -144,7 +151,10 @@ def build_data(run, processor) -> dict:
 
 
 def measure_once(run, processor):
-    """How the rows of a run are measured: on the first process of a node, for all of them."""
+    """How the rows of a run are measured: on the first process of a node, for all of them; or read from a
+    manifest, by each."""
+    if run.training.manifest:
+        return lambda mixture, caps: size_table(mixture, processor, caps, manifest=run.training.manifest)
     folder = run.training.lengths_cache or Path(run.training.output_dir) / "lengths"
 
     def measure(mixture, caps):

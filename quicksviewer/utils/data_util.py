@@ -37,6 +37,7 @@ __all__ = [
     "plan_frames",
     "plan_given",
     "read_video",
+    "why_unusable",
 ]
 
 VIDEO_READERS = {
@@ -63,13 +64,22 @@ def open_video(
 
     `decoder` is for files; stores of frames have a way of their own.
     Raises MediaError for a file that cannot be used, ValueError for an unknown decoder, ModuleNotFoundError
-    for one whose package is not installed.
+    for one whose package is not installed, ImportError for one whose package does not load.
     """
     reader = lookup(VIDEO_READERS, decoder, "video decoder")
     limits = limits or MediaLimits()
     if hasattr(ref, "open_frames") and (frames := ref.open_frames(limits)) is not None:
         return frames
     return READER_OF[limits.isolation](reader, open_medium(ref, VIDEO_KINDS, limits), limits)
+
+
+def why_unusable(decoder: str) -> str | None:
+    """Why a decoder cannot be used on this machine; None where it can. ValueError for an unknown one."""
+    try:
+        load_target(lookup(VIDEO_READERS, decoder, "video decoder")).load()
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def read_video(

@@ -142,7 +142,7 @@ def answer(worker: Worker, message: dict, fds: list[int]) -> dict | None:
         return {"error": "memory", "text": "its decoder needs more memory than it may take"}
     except ValueError as error:
         return {"error": "value", "text": str(error)}
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         return {"error": "missing", "text": str(error)}
     except Exception:
         return {"error": "bug", "text": traceback.format_exc()}

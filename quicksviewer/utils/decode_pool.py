@@ -243,7 +243,7 @@ ERRORS: dict[str, Callable[[str, str], Exception]] = {
     "media": MediaError,
     "memory": MediaError,
     "value": lambda path, text: ValueError(text),
-    "missing": lambda path, text: ModuleNotFoundError(text),
+    "missing": lambda path, text: ImportError(text),
     "bug": lambda path, text: RuntimeError(f"{path}: the decoding child failed\n{text}"),
 }
 """Kinds of errors that a child tells -> the error here, of the medium's name and the child's words."""

@@ -64,6 +64,7 @@ def examine() -> list[Finding]:
         Finding("cores", str(usable_cores())),
         Finding("memory", f"{memory_bytes() / 2**30:.1f} GiB"),
         *check_torchvision(),
+        *check_decoders(),
         *check_extras([r for r in requirements if r.extra is not None]),
     ]
 
@@ -152,6 +153,18 @@ def check_torchvision() -> list[Finding]:
         advice = "it was built for another torch, and transformers fails with it: pip uninstall torchvision"
         return [Finding("torchvision", text, "missing", advice)]
     return [Finding("torchvision", module.__version__)]
+
+
+def check_decoders() -> list[Finding]:
+    """The video decoders that can be chosen. A package may be installed and not load."""
+    try:
+        from quicksviewer.utils.data_util import VIDEO_READERS, why_unusable
+    except ImportError:
+        return []  # a needed package is missing, which its own row says
+    reasons = {name: why_unusable(name) for name in VIDEO_READERS}
+    usable = [name for name, reason in reasons.items() if reason is None]
+    rest = " ".join(f"{name}: {reason}." for name, reason in reasons.items() if reason is not None)
+    return [Finding("video decoders", ", ".join(usable), "absent" if rest else "ok", rest)]
 
 
 # --- machine ---

@@ -45,6 +45,11 @@ class PyAVReader(Closing):
             self.close()
             raise
 
+    @staticmethod
+    def load():
+        """What it needs, which is always there."""
+        return av
+
     def probe(self) -> VideoInfo:
         return self._info
 

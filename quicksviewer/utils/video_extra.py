@@ -6,6 +6,7 @@ They answer as the PyAV reader does; differences that their packages force are t
 from collections.abc import Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from types import ModuleType
 
 import numpy as np
 
@@ -27,6 +28,24 @@ EXTRA = "video"
 """The extra of this package that installs them."""
 
 
+def package(module: str) -> ModuleType:
+    """A decoder's package. ModuleNotFoundError where it is missing; ImportError where it is there and does
+    not load, which is no fault of a video."""
+    try:
+        return require(module, EXTRA)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # torchcodec: RuntimeError, with pages of what it has tried
+        first_line = str(error).strip().partition("\n")[0]
+        raise ImportError(f"{module} is installed and does not load: {first_line} {ADVICE}") from error
+
+
+ADVICE = (
+    "(torchcodec needs the shared libraries of ffmpeg 4 to 8, on Debian: apt install ffmpeg, and the torch "
+    "that it was built for; --video_decoder av needs neither)"
+)
+
+
 class _ForeignReader(Closing):
     """Checks before and around a decoder that is not ours."""
 
@@ -42,8 +61,16 @@ class _ForeignReader(Closing):
             self.close()
             raise
 
+    PACKAGE: str
+    """The module that it needs."""
+
     def _open(self, path: str) -> VideoInfo:
         raise NotImplementedError
+
+    @classmethod
+    def load(cls) -> ModuleType:
+        """What it needs. Raises as `package`."""
+        return package(cls.PACKAGE)
 
     def probe(self) -> VideoInfo:
         return self._info
@@ -56,7 +83,7 @@ class _ForeignReader(Closing):
     def _errors(self, doing: str):
         try:
             yield
-        except (MediaError, ModuleNotFoundError):
+        except (MediaError, ImportError):
             raise
         # Their errors have no common class: RuntimeError, ValueError, DECORDError (an Exception), ...
         except Exception as error:
@@ -72,11 +99,12 @@ class DecordReader(_ForeignReader):
     It refuses recordings that state no length.
     """
 
+    PACKAGE = "decord"
     SLACK = 5e-4
     """Seconds by which a time may miss the start of a frame."""
 
     def _open(self, path: str) -> VideoInfo:
-        decord = require("decord", EXTRA)
+        decord = self.load()
         self._decoder = decord.VideoReader(path, num_threads=MAX_THREADS)
         count, fps = len(self._decoder), float(self._decoder.get_avg_fps())
         if not count:
@@ -113,10 +141,11 @@ class TorchCodecReader(_ForeignReader):
     the start of the last frame, so that this frame is out of reach.
     """
 
+    PACKAGE = "torchcodec.decoders"
     SLACK = 1e-6
 
     def _open(self, path: str) -> VideoInfo:
-        decoders = require("torchcodec.decoders", EXTRA)
+        decoders = self.load()
         self._decoder = decoders.VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=MAX_THREADS)
         facts = self._decoder.metadata
         self._begin = float(facts.begin_stream_seconds)

@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -22,6 +23,7 @@ from quicksviewer.data.packing import Caps
 from quicksviewer.data.preprocess import SampleError
 from quicksviewer.data.sources import CHAT, FRAMES, SOURCES, JsonlIndex, jsonl, open_source, sniff
 from quicksviewer.data.sources.rows import RowLimits, parse_row
+from quicksviewer.train.stages import check_paths
 from quicksviewer.utils.array_file import CACHE_VARIABLE
 from quicksviewer.utils.data_util import TSVWriter, open_video
 from quicksviewer.utils.frame_store import FrameStoreWriter
@@ -112,6 +114,18 @@ def test_sources_travel_and_are_told_apart(stores, kind):
     for outside in (-1, 2):
         with pytest.raises(IndexError):
             mixture.parts[0].source[outside]
+
+
+@pytest.mark.parametrize("kind", ["plain", "tsv", "frames", "tars"])
+def test_a_run_may_read_any_kind(stores, kind):
+    """The check before a run knows that rows may lie in a folder, an archive, or elsewhere."""
+    model = SimpleNamespace(model_name_or_path=None, vision_tower=None)
+    rows = stores[kind] / CHAT if kind == "plain" else stores[kind]
+    for path, is_there in ((rows, True), ("s3://bucket/x.tar", True), (f"{rows}x", False), ("/tmp", False)):
+        data = SimpleNamespace(data_path=str(path), data_registry=None)
+        with pytest.raises(ValueError, match="--model_name_or_path") as caught:
+            check_paths("any", "stage1", model, data, "out", is_fresh=lambda *_: False)
+        assert ("rows of a data set" in str(caught.value)) != is_there
 
 
 def test_any_store_can_be_the_root_of_media(stores):

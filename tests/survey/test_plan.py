@@ -160,8 +160,9 @@ def test_the_longest_clip_is_the_last_that_fits(recipe, tmp_path):
     said = ["--gpu", "4090", "--rows", "10", "--seconds", "4", "--text_tokens", "20"]
     free = plan(recipe, tmp_path, *said)["clip"]
     assert (free["frames"], free["bound"]) == (8, "--video_num_frames")
-    short = plan(recipe, tmp_path, *said, "--model_max_length", "48")["clip"]
-    assert short["bound"] == "--model_max_length" and short["tokens"] <= 48 and 0 < short["frames"] < 8
+    longest = free["tokens"] - 1
+    short = plan(recipe, tmp_path, *said, "--model_max_length", str(longest))["clip"]
+    assert short["bound"] == "--model_max_length" and short["tokens"] <= longest and 0 < short["frames"] < 8
     more = ["--video_num_frames", "4000", "--model_max_length", "100000"]
     tight = ["--gpu_memory_gib", "1.52", "--gpu_tflops", "10"]
     by_memory = plan(recipe, tmp_path, *said[2:], *more, *tight)

