@@ -10,9 +10,10 @@ BRIEF = "brief"
 READING = (
     "All methods make equally many tokens of every video. Mean over seeds ± standard deviation. `event cuts "
     "found`: share of the drawn changes of event with a cut within one frame; there are more cubes than "
-    "events, so F1 cannot reach 1. `error / least`: squared distance of frames to the mean of their cube, "
-    "over the least possible on the same features."
+    "events, so F1 cannot reach 1. `within`: squared distance of frames to the mean of their cube, over that "
+    "to the mean of the video; `least`: the same for the best possible cuts on the same features."
 )
+CUT_FIGURES = ("recall", "f1", "within", "least")
 BAR, ROW, LEFT = 420, 26, 170
 
 
@@ -42,11 +43,11 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 def methods_table(groups: dict[str, list[dict]]) -> list[str]:
     rows = []
     for method, runs in groups.items():
-        cuts = [[run["cuts"]["own"][figure] for run in runs] for figure in ("recall", "f1", "error")]
+        cuts = [[run["cuts"]["own"][figure] for run in runs] for figure in CUT_FIGURES]
         cells = [accuracies(runs, "overall"), accuracies(runs, BRIEF), *cuts]
         minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
         rows.append([method, *(spread(cell) if cell else "-" for cell in cells), f"{minutes:.1f}"])
-    head = ["method", "accuracy", "short events", "event cuts found", "F1", "error / least", "minutes"]
+    head = ["method", "accuracy", "short events", "event cuts found", "F1", "within", "least", "minutes"]
     return table(head, sorted(rows, key=lambda row: row[1], reverse=True))
 
 
@@ -104,11 +105,7 @@ def write_document(path: Path, results: list[dict], args) -> None:
     for name, title, of in (
         ("accuracy", "accuracy on held-out questions", lambda run: run["accuracy"]["overall"]),
         ("recall", "event cuts found within one frame", lambda run: run["cuts"]["own"]["recall"]),
-        (
-            "error",
-            "squared distance to the cube's mean, over the least",
-            lambda run: run["cuts"]["own"]["error"],
-        ),
+        ("within", "squared distance within cubes", lambda run: run["cuts"]["own"]["within"]),
     ):
         picture = path.with_name(f"{path.stem}_{name}.png")
         bars(picture, title, {method: [of(run) for run in runs] for method, runs in groups.items()})

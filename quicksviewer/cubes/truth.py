@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from quicksviewer.cubes.measures import boundary_f1, error_ratio
+from quicksviewer.cubes.measures import boundary_f1, least_error, within_error
 from quicksviewer.cubes.methods import Clip, cut_with
 from quicksviewer.model.builder import load_pretrained_model
 from quicksviewer.model.multimodal_cubing import pool_frames
@@ -34,8 +34,26 @@ def recall(found: list[int], true: list[int]) -> float:
 
 
 def judge(clip: Clip, found: list[int], true: list[int]) -> dict[str, float]:
-    figures = {"f1": boundary_f1(found, true), "recall": recall(found, true)}
-    return figures | {"error": error_ratio(clip.features, found)}
+    """F1 and recall, and squared distances: within the cubes, the least possible, and of one cube for all."""
+    features = clip.features
+    return {
+        "f1": boundary_f1(found, true),
+        "recall": recall(found, true),
+        "within": within_error(features, found),
+        "least": least_error(features, len(found) + 1),
+        "whole": within_error(features, []),
+    }
+
+
+def together(judged: list[dict[str, float]]) -> dict[str, float]:
+    """Means of F1 and recall over videos; sums of distances over that of one cube for each whole video.
+
+    Of some videos the least distance is nothing, so a ratio to it would say nothing.
+    """
+    count, whole = len(judged), sum(row["whole"] for row in judged)
+    means = {name: sum(row[name] for row in judged) / count for name in ("f1", "recall")}
+    shares = {name: sum(row[name] for row in judged) / whole for name in ("within", "least")}
+    return {name: round(value, 4) for name, value in (means | shares).items()}
 
 
 def clips(recipe: str, model: str):
@@ -55,18 +73,13 @@ def clips(recipe: str, model: str):
 
 def main(argv: list[str] | None = None) -> int:
     recipe, model, out = sys.argv[1:] if argv is None else argv
-    sums, count = {}, 0
+    judged = {name: [] for name in ("own", *BESIDE)}
     for clip, true in clips(recipe, model):
-        count += 1
-        for name in ("own", *BESIDE):
+        for name, rows in judged.items():
             found = cut_with(clip.config.kind if name == "own" else name, clip)
-            for figure, value in judge(clip, found, true).items():
-                sums.setdefault(name, {}).setdefault(figure, []).append(value)
-    means = {
-        name: {figure: round(sum(values) / count, 4) for figure, values in figures.items()}
-        for name, figures in sums.items()
-    }
-    Path(out).write_text(json.dumps(means, indent=1) + "\n")
+            rows.append(judge(clip, found, true))
+    figures = {name: together(rows) for name, rows in judged.items()}
+    Path(out).write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 
 

@@ -8,13 +8,13 @@ import pytest
 from quicksviewer.bench import main as bench
 from quicksviewer.cubes.report import verdict, write_document
 from quicksviewer.cubes.study import METHODS, main
-from quicksviewer.cubes.truth import event_cuts, recall
+from quicksviewer.cubes.truth import event_cuts, recall, together
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.synthetic.world import Event, World
 
 
 def result(method, seed, overall, brief, found=0.5):
-    own = {"recall": found, "f1": 0.4, "error": 1.2}
+    own = {"recall": found, "f1": 0.4, "within": 0.2, "least": 0.1}
     return {
         "settings": {"method": method, "seed": seed},
         "train_seconds": 120.0,
@@ -40,7 +40,7 @@ def test_a_win_of_uniform_cubes_is_said_first(tmp_path):
     assert "| uniform | 0.600 ± 0.000 | 0.500 ± 0.000 |" in path.read_text()
     assert {p.name for p in tmp_path.iterdir()} == {
         "study.md",
-        *(f"study_{n}.png" for n in ("accuracy", "recall", "error")),
+        *(f"study_{n}.png" for n in ("accuracy", "recall", "within")),
     }
 
 
@@ -55,6 +55,12 @@ def test_true_cuts_are_the_first_frames_of_events():
     assert event_cuts(world, [0.5 + i for i in range(9)]) == [3, 4]
     assert event_cuts(world, [1.0, 4.0, 7.0]) == [1]  # the second event fell between samples
     assert recall([2, 8], [3, 4]) == 0.5 and recall([], []) == 1.0
+
+
+def test_distances_are_summed_over_videos_before_they_are_compared():
+    still = {"f1": 1.0, "recall": 1.0, "within": 0.0, "least": 0.0, "whole": 0.0}
+    moving = {"f1": 0.5, "recall": 0.0, "within": 3.0, "least": 1.0, "whole": 10.0}
+    assert together([still, moving]) == {"f1": 0.75, "recall": 0.5, "within": 0.3, "least": 0.1}
 
 
 def test_wrong_usage(capsys):
