@@ -26,9 +26,10 @@ class Records:
         self.folder = folder
 
     def begin(self, settings: dict) -> None:
-        """Write the settings, or compare them with those that are there. ValueError where they differ."""
+        """Write the settings. Where there are records, they must be of the same: ValueError that names what
+        differs."""
         path = self.folder / "settings.json"
-        if path.is_file():
+        if path.is_file() and self.count():
             before = json.loads(path.read_text(encoding="utf-8"))
             keys = sorted({*before, *settings})
             if changed := [key for key in keys if before.get(key) != settings.get(key)]:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import subprocess
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -86,6 +87,32 @@ def test_clips_are_decoded_ahead_in_order_and_no_further():
     assert next(clips) == 0
     clips.close()
     assert max(begun) <= 2, "no more than two beside the one that is used"
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_only_the_clips_ahead_are_in_memory(loaded, items, ahead):
+    """Pixels are the largest thing: those of a clip that has been encoded are gone."""
+    parts = [replace(items[0], uid=str(n), start=n * 1.0, end=n + 2.5) for n in range(8)]
+    pixels, alive = [], []
+    encode, load = loaded.model.encode_media, loaded.processor.load_video
+
+    def loading(*clip):
+        medium = load(*clip)
+        pixels.append(weakref.ref(medium.pixels))
+        return medium
+
+    def encoding(media, *more):
+        alive.append(sum(ref() is not None for ref in pixels))
+        return encode(media, *more)
+
+    loaded.processor.load_video, loaded.model.encode_media = loading, encoding
+    try:
+        answerer = Answerer(loaded=loaded, task=WORLD, prompt="{question}", ahead=ahead)
+        for _ in answerer.answer(make_batches(parts, 1)):
+            alive.append(sum(ref() is not None for ref in pixels))
+    finally:
+        del loaded.model.encode_media, loaded.processor.load_video
+    assert len(pixels) == 8 and max(alive) <= ahead + 1 and alive[-1] == 0
 
 
 def test_what_follows_the_end_of_an_answer_is_no_answer(loaded, items):

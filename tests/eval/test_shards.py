@@ -144,6 +144,17 @@ def test_records_of_other_settings_are_refused(tiny, learnt, tmp_path, monkeypat
     assert "--fresh under a launcher" in capsys.readouterr().err
 
 
+def test_without_a_record_nothing_is_refused(tmp_path):
+    records = Records(tmp_path / "r.parts")
+    records.begin({"seed": 1})
+    records.begin({"seed": 2})  # the first run ended before its first answer
+    with records.writer("records-1-of-1") as writer:
+        writer.write({"batch": 0})
+    with pytest.raises(ValueError, match="had another seed, task"):
+        records.begin({"seed": 3, "task": "x"})
+    records.begin({"seed": 2})
+
+
 def test_two_runs_do_not_write_into_one_file(tiny, learnt, tmp_path, capsys):
     out = tmp_path / "result.json"
     with Records(out.with_name("result.json.parts")).writer("records-1-of-1"):
