@@ -28,8 +28,8 @@ SEED_KEYS = {
     "lm-train": "working_dir base_model_path torch_dtype train_dataset_path lora_target_blocks "
     "lora_extra_modules lora_r lora_alpha lora_dropout lora_bias lora_task_type training_args save_lora_path",
     "lm-infer": "working_dir base_model_path lora_path annotation_file data_root csv_path "
-    "prompt_text fake_token real_token max_new_tokens torch_dtype dataset_limit temperature top_p output_json "
-    "mapped_dataset_path",
+    "prompt_text fake_token real_token max_new_tokens torch_dtype dataset_limit temperature top_p "
+    "output_json mapped_dataset_path",
     "hybrid-train": "working_dir base_model_path output_dir lr_fusion visual_layers fusion_tokens "
     "fusion_hidden_dropout target_text loss_weights lora train_log lora_checkpoint head_checkpoint "
     "fusion_checkpoint",

@@ -64,6 +64,7 @@ def test_task_1_trains_is_measured_and_comes_back_bit_for_bit(world, monkeypatch
     (log,) = [rows_of(world.root / "task1_modular_lora/training/train_log.csv")]
     assert list(log[0]) == ["timestamp", "epoch", "loss", "cls", "evi", "sparse", "contrast", "run_id"]
     assert [row["epoch"] for row in log] == ["1", "2"] and {row["run_id"] for row in log} == {"run1"}
+    assert float(log[1]["loss"]) < float(log[0]["loss"])
     model, heads = saved.args[1].eval(), heads_of.args[1].eval()
     config = world.settings("modular-eval-heads")
     tower, heads_again = modular.load_trained(result["folder"], str(world.root / "model"), "float32")
