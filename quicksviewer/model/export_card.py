@@ -158,7 +158,8 @@ def _commit() -> str | None:
 
 def _read(checkpoint: Path, name: str):
     """A JSON file of a checkpoint, or of the run's folder that it lies in; nothing where there is none."""
-    for folder in (checkpoint, checkpoint.resolve().parent):
+    of_run = [checkpoint.resolve().parent] if checkpoint.name.startswith("checkpoint-") else []
+    for folder in (checkpoint, *of_run):
         if (folder / name).is_file():
             return json.loads((folder / name).read_text())
     return {}

@@ -56,26 +56,31 @@ def shard_files(checkpoint: Path) -> dict[str, list[Path]]:
 def read_shards(checkpoint: Path) -> dict[str, MadeTensor]:
     """Name as DeepSpeed has it -> tensor, trained ones in float32. ValueError for shards that do not fit."""
     files = shard_files(checkpoint)
-    models = [_opened(path) for path in files["model"]]
-    optims = [_opened(path)["optimizer_state_dict"] for path in files["optim"]]
-    if optims[0].get("partition_count") != len(optims):
+    try:
+        models = [_opened(path) for path in files["model"]]
+        optims = [_opened(path)["optimizer_state_dict"] for path in files["optim"]]
+        return _trained(checkpoint, files, models, optims) | _frozen(models, files["model"][0])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{checkpoint} has shards that are not ZeRO-3's: {error!r}") from error
+
+
+def _trained(checkpoint: Path, files: dict, models: list[dict], optims: list[dict]) -> dict[str, MadeTensor]:
+    if optims[0]["partition_count"] != len(optims):
         raise ValueError(
-            f"{checkpoint}: shards of {len(optims)} ranks, {optims[0].get('partition_count')} wrote them"
+            f"{checkpoint}: shards of {len(optims)} ranks, {optims[0]['partition_count']} wrote them"
         )
     shapes = {name: tuple(shape) for group in models[0]["param_shapes"] for name, shape in group.items()}
     parts = [math.ceil(math.prod(shape) / len(optims)) for shape in shapes.values()]
     flats = [optim["fp32_flat_groups"] for optim in optims]
-    if sum(parts) != sum(len(flat) for flat in flats[0]):
-        raise ValueError(
-            f"{checkpoint}: {sum(parts)} numbers of a rank announced, {sum(map(len, flats[0]))} found"
-        )
-    file, found = files["optim"][0], {}
+    if wrong := {held for groups in flats if (held := sum(map(len, groups))) != sum(parts)}:
+        raise ValueError(f"{checkpoint}: {sum(parts)} numbers of a rank announced, {min(wrong)} found")
+    found = {}
     for (name, shape), start, size in zip(shapes.items(), accumulate([0, *parts]), parts, strict=False):
         shares = [_Share(groups, start, size) for groups in flats]
         found[name] = MadeTensor(
-            file, "F32", shape, lambda shares=shares, shape=shape: _joined(shares, shape)
+            files["optim"][0], "F32", shape, lambda shares=shares, shape=shape: _joined(shares, shape)
         )
-    return found | _frozen(models, files["model"][0])
+    return found
 
 
 class _Share:

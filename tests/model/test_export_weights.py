@@ -176,3 +176,13 @@ def test_shards_of_missing_ranks_are_refused(tmp_path):
     write_manifest(tmp_path / "a")
     with pytest.raises(ValueError, match="shards of 2 ranks, 3 wrote them"):
         read_shards(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("key", "value"), [("param_shapes", None), ("param_shapes", [{"a": [5, 4]}])])
+def test_shards_that_contradict_themselves_are_refused(tmp_path, key, value):
+    write_shards(tmp_path)
+    path = tmp_path / "global_step1/zero_pp_rank_0_mp_rank_00_model_states.pt"
+    torch.save(torch.load(path, weights_only=True) | {key: value}, path)
+    write_manifest(tmp_path)
+    with pytest.raises(ValueError, match=r"not ZeRO-3's|7 numbers of a rank announced"):
+        read_shards(tmp_path)
