@@ -10,7 +10,8 @@ Letters: B rows, T tokens, N frames, K learned tokens, P phases of a step.
 
 import math
 import weakref
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -150,7 +151,7 @@ def simulated(shape: Shape, depths: tuple[int, int], setup: Setup, load: Load) -
     learns = any(p.requires_grad for p in model.vision_tower.parameters())
     recompute_parts(model, tuple(part for part in setup.recompute if part != "vision_tower" or learns))
     try:
-        with FakeTensorMode():
+        with FakeTensorMode(), _one_document_a_row():
             _without_contents(model, torch.bfloat16 if setup.half else torch.float32)
             return _run(model, setup, load)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -183,6 +184,20 @@ def _run(model: nn.Module, setup: Setup, load: Load) -> Peaks:
         del out
         loss.backward()
         return Peaks(seen[0], read, alive.take_peak())
+
+
+@contextmanager
+def _one_document_a_row() -> Iterator[None]:
+    """transformers looks for borders of documents in the values of positions, and makes a mask where it
+    cannot see them."""
+    from transformers import masking_utils
+
+    find = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = find
 
 
 def _batch(model: nn.Module, load: Load) -> dict:
