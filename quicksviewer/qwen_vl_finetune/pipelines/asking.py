@@ -56,8 +56,7 @@ def ask_all(
             config.data / config.annotation_file, config.data, config.dataset_limit
         )
         rows = [(annotation, config.prompt_text) for annotation in annotations]
-    name = str(config.source(model_path))
-    model, processor = whole_model(name, config.torch_dtype)
+    model, processor = whole_model(config.model(model_path), config.torch_dtype)
     model = add_saved(model, adapters).eval()
     asked = Asked(model, processor, config)
     pictures = PictureSet([row for row, _ in rows], processor.image_processor, size)

@@ -4,9 +4,10 @@ A key that nobody declared is warned about with what was meant, since users keep
 files; a required key that is missing, or a value of another type, is an error.
 """
 
+import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ Config = TypeVar("Config", bound="PathsConfig")
 
 ROOT = "/root/autodl-tmp"
 """Where seed 001 lies on its author's machine; every configuration may say otherwise."""
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 DTYPES = {"bfloat16": "bfloat16", "bf16": "bfloat16", "float32": "float32", "fp32": "float32"}
 """How a dtype may be written -> its name in torch."""
 
@@ -45,9 +47,16 @@ class PathsConfig:
         """Annotations and the paths in them start from here."""
         return self.source(self.data_root)
 
-    def under(self, folder: str) -> Any:
-        """The same configuration, reading and writing under another folder."""
-        return replace(self, working_dir=str(folder), output_root=None)
+    def model(self, path: str) -> str:
+        """A model's folder, or, where there is none of that name, a name on the hub (OWNER/NAME).
+
+        FileNotFoundError for what can be neither.
+        """
+        if (folder := self.source(path)).is_dir():
+            return str(folder)
+        if HUB_NAME.fullmatch(path):
+            return path
+        raise FileNotFoundError(f"no model at {folder}")
 
 
 def read(cls: type[Config], path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -84,8 +93,8 @@ def _inner(hint: Any, value: Any, where: str) -> Any:
 
 
 def dtype_named(name: str) -> str:
-    """torch's name of a dtype of a configuration. ValueError for float16, whose gradients these losses
-    overflow."""
+    """torch's name of a dtype of a configuration. ValueError for others: float16 would need its gradients
+    scaled."""
     return lookup(DTYPES, name, "dtype")
 
 

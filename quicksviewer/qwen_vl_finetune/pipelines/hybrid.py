@@ -133,7 +133,7 @@ def train(config: HybridTrain, run_id: str) -> dict[str, Any]:
 
 def start(config: HybridTrain) -> tuple[Hybrid, Any]:
     """The base model with fresh adapters and fusion, heads fresh or of task 1; and its processor."""
-    model, processor = whole_model(str(config.source(config.base_model_path)), config.torch_dtype)
+    model, processor = whole_model(config.model(config.base_model_path), config.torch_dtype)
     lora = config.lora
     settings = LoraSettings(
         r=lora.r,
@@ -208,7 +208,7 @@ def load_trained(config: HybridEval) -> tuple[Hybrid, Any, dict[str, Any]]:
     """What `train` has saved, in eval mode; the processor; what it was trained with."""
     out = config.output(config.output_dir)
     stored = read_settings(out / config.lora_checkpoint)
-    model, processor = whole_model(str(config.source(config.base_model_path)), config.torch_dtype)
+    model, processor = whole_model(config.model(config.base_model_path), config.torch_dtype)
     model = add_saved(model, out / config.lora_checkpoint)
     heads = load_module(out / config.head_checkpoint, ForensicHeads, HeadsConfig)
     fusion = load_module(out / config.fusion_checkpoint, FusionProjector, FusionConfig)
@@ -223,9 +223,10 @@ def load_trained(config: HybridEval) -> tuple[Hybrid, Any, dict[str, Any]]:
 
 def evaluate(config: HybridEval, run_id: str | None) -> dict[str, Any]:
     """Answers and heads on held-out pictures: one row of CSV, a record of each picture, drawings."""
-    hybrid, processor, stored = load_trained(config)
+    stored = read_settings(config.output(config.output_dir) / config.lora_checkpoint)
     run_id, out = run_id or stored["run_id"], config.output(config.eval_dir)
     log = CsvLog(out / config.metrics_csv, EVAL_COLUMNS, run_id)
+    hybrid, processor, _ = load_trained(config)
     annotations = read_annotations(config.data / config.ann_eval, config.data)
     pictures = PictureSet(annotations, processor.image_processor, stored["image_size"])
     scores = PictureScores(pictures, OverlayFolder(out / "overlays", config.overlays))

@@ -113,7 +113,7 @@ def train(config: LmTrain, run_id: str) -> dict[str, Any]:
     seed_everything(args.seed)
     log = CsvLog(folder.parent / "train_log.csv", TRAIN_COLUMNS, run_id)
     rows = read_mapped(config.output(config.train_dataset_path), config.data)
-    model, processor = whole_model(str(config.source(config.base_model_path)), config.torch_dtype)
+    model, processor = whole_model(config.model(config.base_model_path), config.torch_dtype)
     settings = LoraSettings(
         r=config.lora_r,
         alpha=config.lora_alpha,
@@ -190,9 +190,13 @@ def training_arguments(config: LmTrain, folder: Path):
     out = config.output(given.pop("output_dir")) if "output_dir" in given else folder
     if given.get("fp16"):
         raise ValueError(f"training_args: fp16 does not go with {config.torch_dtype} weights; use bf16")
+    given["remove_unused_columns"] = False  # pictures are read by name, the Trainer must not look for columns
     given["use_cpu"] = given.get("use_cpu", not torch.cuda.is_available())
-    # Pictures are read by name from what `collate_answered` gives; the Trainer must not look for columns.
-    return TrainingArguments(**given, output_dir=str(out), remove_unused_columns=False)
+    args = TrainingArguments(**given, output_dir=str(out))
+    if args.world_size > 1:
+        raise ValueError(f"task 2 trains in one process on one device, and was started in {args.world_size}")
+    args._n_gpu = min(args.n_gpu, 1)  # of several devices, transformers would split batches over all
+    return args
 
 
 def infer(config: LmInfer, run_id: str | None) -> dict[str, Any]:
@@ -208,6 +212,6 @@ def infer(config: LmInfer, run_id: str | None) -> dict[str, Any]:
         rows = [(picture, question) for picture, question, _ in mapped]
     figures, _ = ask_all(config, adapters, config.base_model_path, stored["image_size"], run_id, rows)
     row = {"dataset": dataset, "samples": figures["num_samples"]}
-    row |= {"lora_path": str(adapters), "base_model_path": str(config.source(config.base_model_path))}
+    row |= {"lora_path": str(adapters), "base_model_path": config.model(config.base_model_path)}
     log.add(row | {name: figures[name] for name in ("positive_ratio", "auroc", "acc", "f1")})
     return figures

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from quicksviewer.qwen_vl_finetune.pipelines.annotations import Annotation, read_annotations
+from quicksviewer.qwen_vl_finetune.pipelines.language import Prompts
 from quicksviewer.qwen_vl_finetune.pipelines.settings import LmMap, MappedDataset
+from quicksviewer.qwen_vl_finetune.pipelines.tower import load_processor
 from quicksviewer.qwen_vl_finetune.pipelines.weights import whole_folder
 from quicksviewer.utils.config import save_json, to_plain
 from quicksviewer.utils.image import image_size, load_image
@@ -58,13 +60,18 @@ def conversation(row: Annotation, question: str, answer: str, data_root: Path) -
 
 
 def map_all(config: LmMap, run_id: str) -> dict[str, Any]:
-    """Every data set of the configuration; gives the number of rows of each."""
+    """Every data set of the configuration; gives the number of rows of each.
+
+    The base model's tokenizer must tell the two answers apart and its template take the question.
+    """
     question = split_template(config.prompt_template)
+    files = [config.data / dataset.annotation_file for dataset in config.datasets]
+    found = [read_annotations(file, config.data, config.dataset_limit) for file in files]
+    prompts = Prompts(load_processor(config.model(config.base_model_path)))
+    prompts.render(question)
+    prompts.words(config.fake_token, config.real_token)
     counts = {}
-    for dataset in config.datasets:
-        annotations = read_annotations(
-            config.data / dataset.annotation_file, config.data, config.dataset_limit
-        )
+    for dataset, annotations in zip(config.datasets, found, strict=True):
         counts[dataset.name] = _map(config, dataset, annotations, question, run_id)
         logger.info("%s: %d conversations", dataset.name, counts[dataset.name])
     return counts

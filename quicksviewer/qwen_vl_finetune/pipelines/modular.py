@@ -53,7 +53,7 @@ def train(config: ModularTrain, run_id: str) -> dict[str, Any]:
     out = config.output(config.out_dir)
     log = CsvLog(out / config.train_log, TRAIN_COLUMNS, run_id)
     annotations = read_annotations(config.data / config.ann_train, config.data)
-    name = str(config.source(config.model_path))
+    name = config.model(config.model_path)
     pictures = PictureSet(annotations, load_processor(name).image_processor, config.image_size)
     model = attach(load_tower(name, dtype_named(config.torch_dtype)), lora_settings(config)).train()
     tower = tower_of(model)
@@ -121,7 +121,7 @@ def eval_heads(config: ModularEval, run_id: str | None) -> dict[str, Any]:
     run_id, out = run_id or stored["run_id"], config.output(config.out_dir)
     log = CsvLog(out / config.csv_path, HEAD_COLUMNS, run_id)
     annotations = read_annotations(config.data / config.ann_test, config.data)
-    name = str(config.source(config.model_path))
+    name = config.model(config.model_path)
     pictures = PictureSet(annotations, load_processor(name).image_processor, stored["image_size"])
     tower, heads = load_trained(checkpoint, name, config.torch_dtype)
     device = next(tower.parameters()).device

@@ -88,7 +88,7 @@ def script(word: str, default: Path, argv: list[str] | None = None) -> int:
 
     try:
         figures = run(word, args.config, args.run_id)
-    except (ValueError, OSError, RuntimeError, MediaError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, MediaError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{word}: {shown(figures)}")

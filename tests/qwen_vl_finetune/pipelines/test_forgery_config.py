@@ -22,7 +22,8 @@ SEED_KEYS = {
     "modular-eval-heads": "working_dir ckpt_path model_path ann_test data_root out_dir csv_path output_json "
     "batch_size num_workers visual_layers lora_r lora_alpha lora_dropout",
     "modular-eval-full": "working_dir model_path lora_checkpoint annotation_file data_root csv_path "
-    "prompt_text fake_token real_token max_new_tokens seed image_size torch_dtype dataset_limit temperature top_p lora_r",
+    "prompt_text fake_token real_token max_new_tokens seed image_size torch_dtype dataset_limit "
+    "temperature top_p lora_r",
     "lm-map": "working_dir base_model_path data_root prompt_template map_batch_size map_kwargs datasets "
     "dataset_limit",
     "lm-train": "working_dir base_model_path torch_dtype train_dataset_path lora_target_blocks "
