@@ -98,10 +98,10 @@ def test_it_is_the_same_again_and_lies_in_the_checkpoint(tiny, folder):
 
 
 @pytest.mark.parametrize("name", sorted(set(MINIATURES) - {"world"}))
-def test_every_task_runs_over_its_published_files(tiny, folder, tmp_path, name):
+def test_every_task_runs_over_its_published_files(tiny, learnt, tmp_path, name):
     """Real clips through the real model; the plan shows what was looked at."""
     MINIATURES[name](tmp_path / "data", tiny)
-    words = [name, "--model-path", str(folder), "--data", str(tmp_path / "data"), "--device", "cpu"]
+    words = [name, "--model-path", str(learnt), "--data", str(tmp_path / "data"), "--device", "cpu"]
     out, open_ = tmp_path / "out.json", name.startswith(("video_", "videochat", "activity", "nextqa_open"))
     no_judge, limit = ["--no-judge"] if open_ else [], "1" if name.startswith("videochat") else "7"
     assert main([*words, "--output", str(out), "--limit", limit, "--frames", "3", *no_judge]) == 0

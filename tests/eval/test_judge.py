@@ -94,7 +94,7 @@ def result_of(root) -> dict:
 # --- the whole command
 
 
-def test_activitynet_qa_by_hand(tiny, folder, tmp_path, endpoint, monkeypatch):
+def test_activitynet_qa_by_hand(tiny, learnt, tmp_path, endpoint, monkeypatch):
     """Three questions, of kinds yes_no, colour, number; the judge finds yes/4, no/1, yes/5."""
     monkeypatch.setenv("JUDGE_API_KEY", KEY)
     verdicts = {"trousers": ("yes", 4), "colour": ("no", 1), "how many": ("yes", 5)}
@@ -105,7 +105,7 @@ def test_activitynet_qa_by_hand(tiny, folder, tmp_path, endpoint, monkeypatch):
 
     endpoint.reply = reply
     MINIATURES["activitynetqa"](tmp_path / "data", tiny)
-    assert main(command("activitynetqa", folder, tmp_path, *judged_by(endpoint))) == 0
+    assert main(command("activitynetqa", learnt, tmp_path, *judged_by(endpoint))) == 0
     result = result_of(tmp_path)
     rows = {kind: row["accuracy"] for kind, row in result["by_kind"].items()}
     assert rows == {"yes_no": 1.0, "colour": 0.0, "number": 1.0, "overall": 2 / 3}
@@ -137,7 +137,7 @@ def check_requests(endpoint, result):
         assert "uid" not in user and record["uid"] not in user
 
 
-def test_generic_answers_are_judged_three_times(tiny, folder, tmp_path, endpoint):
+def test_generic_answers_are_judged_three_times(tiny, learnt, tmp_path, endpoint):
     """Correctness 5 and 3, detail 2 and 2, context 1 and 4, told apart by the words of the prompts."""
     points = {"facts in the answer": (5, 3), "main points": (2, 2), "as a whole": (1, 4)}
 
@@ -148,18 +148,18 @@ def test_generic_answers_are_judged_three_times(tiny, folder, tmp_path, endpoint
 
     endpoint.reply = reply
     MINIATURES["videochatgpt_generic"](tmp_path / "data", tiny)
-    assert main(command("videochatgpt_generic", folder, tmp_path, *judged_by(endpoint))) == 0
+    assert main(command("videochatgpt_generic", learnt, tmp_path, *judged_by(endpoint))) == 0
     overall = result_of(tmp_path)["by_kind"]["overall"]
     assert overall["correctness"] == 4.0 and 0 <= overall["low"] < 4.0 < overall["high"] <= 5
     assert {name: span["mean"] for name, span in overall["others"].items()} == {"detail": 2.0, "context": 2.5}
     assert len(endpoint.asked) == 6
 
 
-def test_a_judge_that_fails_costs_no_answer(tiny, folder, tmp_path, endpoint, capsys, monkeypatch):
+def test_a_judge_that_fails_costs_no_answer(tiny, learnt, tmp_path, endpoint, capsys, monkeypatch):
     """Refused after the first verdict: exit 1. The next call asks the judge the rest, and no model."""
     endpoint.reply = lambda _, number: '{"correct": "yes", "score": 5}' if number == 1 else 401
     MINIATURES["nextqa_open"](tmp_path / "data", tiny)
-    words = command("nextqa_open", folder, tmp_path, *judged_by(endpoint, "--judge-workers", "1"))
+    words = command("nextqa_open", learnt, tmp_path, *judged_by(endpoint, "--judge-workers", "1"))
     assert main(words) == 1
     said = capsys.readouterr().err
     assert "HTTP 401" in said and "the same command goes on" in said and not (tmp_path / "out.json").exists()
@@ -170,17 +170,17 @@ def test_a_judge_that_fails_costs_no_answer(tiny, folder, tmp_path, endpoint, ca
     assert len(endpoint.asked) == before + 1 and result_of(tmp_path)["by_kind"]["overall"]["accuracy"] == 0.5
 
 
-def test_answers_without_a_judge_wait_for_one(tiny, folder, tmp_path, endpoint, monkeypatch, capsys):
+def test_answers_without_a_judge_wait_for_one(tiny, learnt, tmp_path, endpoint, monkeypatch, capsys):
     MINIATURES["videochatgpt_consistency"](tmp_path / "data", tiny)
     name = "videochatgpt_consistency"
-    assert main(command(name, folder, tmp_path, "--no-judge")) == 0
+    assert main(command(name, learnt, tmp_path, "--no-judge")) == 0
     result = result_of(tmp_path)
     assert result["judge"] is None and result["by_kind"]["overall"]["consistency"] is None
     assert all(len(record["answers"]) == 2 and record["scores"] is None for record in result["records"])
     assert capsys.readouterr().out.splitlines()[-1] == "consistency=- | consistency=-"
     monkeypatch.setattr("quicksviewer.eval.run.load", lambda args: pytest.fail("the model is not needed"))
     endpoint.reply = lambda *_: '{"score": 3}'
-    assert main(command(name, folder, tmp_path, *judged_by(endpoint))) == 0
+    assert main(command(name, learnt, tmp_path, *judged_by(endpoint))) == 0
     assert result_of(tmp_path)["by_kind"]["overall"]["consistency"] == 3.0
     assert not (tmp_path / "out.json.parts").exists()
     users = [body["messages"][1]["content"] for _, body in endpoint.asked]
@@ -202,9 +202,9 @@ def test_answers_without_a_judge_wait_for_one(tiny, folder, tmp_path, endpoint, 
         (["--no-judge", "--blind"], "--blind asks no judge"),
     ],
 )
-def test_it_stops_before_any_work(folder, tmp_path, capsys, more, message):
+def test_it_stops_before_any_work(learnt, tmp_path, capsys, more, message):
     """Not even the annotations, which are not there, are read."""
-    assert main(command("activitynetqa", folder, tmp_path, *more)) == 2
+    assert main(command("activitynetqa", learnt, tmp_path, *more)) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
@@ -282,24 +282,24 @@ def test_replies_are_read(reply, reads, expected):
 
 
 def test_a_judge_that_talks_is_asked_three_times_and_then_counts_nothing(
-    tiny, folder, tmp_path, endpoint, capsys
+    tiny, learnt, tmp_path, endpoint, capsys
 ):
     """E5: the published loop never ends when one item never parses."""
     endpoint.reply = lambda messages, _: "Hm." if "v_a" in messages[1]["content"] else '{"score": 4}'
     MINIATURES["videochatgpt_temporal"](tmp_path / "data", tiny)
-    assert main(command("videochatgpt_temporal", folder, tmp_path, *judged_by(endpoint))) == 0
+    assert main(command("videochatgpt_temporal", learnt, tmp_path, *judged_by(endpoint))) == 0
     result = result_of(tmp_path)
     assert (result["by_kind"]["overall"]["temporal"], result["judge"]["unreadable"]) == (2.0, 1)
     assert len(endpoint.asked) == judging.MAX_UNREADABLE + 1
     assert "1 verdicts could not be read" in capsys.readouterr().out
 
 
-def test_no_answer_is_not_shown_to_the_judge(tiny, folder, tmp_path, endpoint):
+def test_no_answer_is_not_shown_to_the_judge(tiny, learnt, tmp_path, endpoint):
     """An item whose video is gone is worth 0 and costs no request."""
     endpoint.reply = lambda *_: '{"correct": "yes", "score": 5}'
     MINIATURES["nextqa_open"](tmp_path / "data", tiny)
     (tmp_path / "data/NExTVideo/1164/4010069381.mp4").unlink()
-    assert main(command("nextqa_open", folder, tmp_path, *judged_by(endpoint))) == 0
+    assert main(command("nextqa_open", learnt, tmp_path, *judged_by(endpoint))) == 0
     overall = result_of(tmp_path)["by_kind"]["overall"]
     assert (overall["accuracy"], overall["unanswered"], overall["failed"]) == (0.5, 1, 1)
     assert (
