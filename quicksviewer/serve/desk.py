@@ -109,6 +109,11 @@ class Desk:
         )
         return seen, medium
 
+    def check(self, key: str, question: str) -> None:
+        """Refused where this could not be asked. Before files are shown with it."""
+        with refusals():
+            self._check_question(self.rooms.enter(key), question)
+
     def ask(self, key: str, question: str) -> Iterator[str]:
         """The pieces of an answer as they come. It ends early when it is stopped, when its time is over and
         when nobody listens any longer."""

@@ -41,29 +41,27 @@ class Page:
         """A question, and files that are shown with it. (chat, box, figures, strip, times) while the answer
         grows, and when it has ended."""
         text, files, empty = box.get("text") or "", box.get("files") or [], {"text": "", "files": []}
+        kept = box
         try:
+            self.desk.check(key, text)
+            kept = {"text": text, "files": []}  # from here on files are shown, and not to be shown again
             for path in files:
                 self.desk.show(key, path)
             room, answer = self.desk.rooms.enter(key), ""
             asked = [{"role": "user", "content": {"path": path}} for path in files]
-            asked = [*room.messages, *asked, {"role": "user", "content": text}]
+            asked = [*room.messages, *asked, _said("user", text)]
             for piece in self.desk.ask(key, text):
                 answer += piece
-                yield [*asked, _said(answer)], empty, self.same, self.same, ""
+                yield [*asked, _said("assistant", answer)], empty, self.same, self.same, ""
             times = room.session.times
             if answer or not times.stopped:
-                room.messages[:] = [*asked, _said(answer or "(no answer)")]
+                room.messages[:] = [*asked, _said("assistant", answer or "(no answer)")]
             told = f'<div class="qv-times">{escape(str(times))}</div>'
             yield list(room.messages), empty, *self._cubes(key), told
         except Refused as refused:
             room = self.desk.rooms.find(key)
-            yield (
-                list(room.messages) if room else [],
-                box,
-                self.same,
-                self.same,
-                cube_view.notice(str(refused)),
-            )
+            messages = list(room.messages) if room else []
+            yield messages, kept, self.same, self.same, cube_view.notice(str(refused))
 
     def stop(self, key: str) -> None:
         self.desk.stop(key)
@@ -94,8 +92,9 @@ class Page:
         return cube_view.figures(video, times), cube_view.strip(medium.pixels, video)
 
 
-def _said(text: str) -> dict:
-    return {"role": "assistant", "content": text}
+def _said(role: str, text: str) -> dict:
+    """A message. The chat takes what it is given for HTML, also where it renders no Markdown."""
+    return {"role": role, "content": escape(text, quote=False)}
 
 
 def build(desk: Desk, name: str):

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from quicksviewer.serve import desk as desk_module
 from quicksviewer.serve.compare import FROM_FRAMES, _encode, compare
 from quicksviewer.serve.decoding import Decoding
 from quicksviewer.serve.desk import Desk, DeskLimits
+from quicksviewer.serve.page import Page
 from quicksviewer.serve.rooms import RoomLimits, Rooms
 from quicksviewer.serve.session import ChatSession
 from quicksviewer.serve.strip import cube_spans
@@ -275,3 +277,26 @@ def test_limits_of_rooms_are_positive(name):
         RoomLimits(**{name: 0})
     with pytest.raises(ValueError, match="answer_seconds"):
         DeskLimits(answer_seconds=0)
+
+
+# --- the page's functions ---
+
+
+def test_files_of_a_question_that_is_refused_are_not_shown_twice(loaded, upload, tmp_path):
+    desk = make(loaded)
+    page, picture = Page(desk, same="same"), upload("image", "picture")
+    (tmp_path / "bad").write_text("words")
+    (told,) = page.ask("a", {"text": " ", "files": [picture]})
+    assert told[1]["files"] == [picture] and "Type a question" in told[-1]
+    assert desk.rooms.find("a").session.media == []
+    (told,) = page.ask("a", {"text": QUESTION, "files": [picture, str(tmp_path / "bad")]})
+    assert told[1] == {"text": QUESTION, "files": []} and "This is not" in told[-1]
+    *_, told = page.ask("a", told[1])
+    assert len(desk.rooms.find("a").session.media) == 1
+    answer = by_session(loaded, [(upload("image", "again"), IMAGE_MARK)], [QUESTION])[0]
+    assert told[0][-1] == {"role": "assistant", "content": escape(answer, quote=False)}
+
+
+def test_what_is_said_is_no_markup(loaded):
+    *_, told = Page(make(loaded), same=None).ask("a", {"text": "<b>Who</b> & 'why'?"})
+    assert told[0][0]["content"] == "&lt;b&gt;Who&lt;/b&gt; &amp; 'why'?"
