@@ -8,22 +8,6 @@ python=${PYTHON:-python3}
 stamp=.venv/setup.done
 say() { printf '[setup] %s\n' "$*"; }
 
-# Programs of the system that an extra uses. Without the right to install them the tests that need one are skipped.
-system_packages() {
-  local missing=()
-  while read -r package; do
-    dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
-  done < <(grep -v '^#' "$1")
-  [[ ${#missing[@]} -gt 0 ]] || return 0
-  if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
-    say "apt-get install ${missing[*]}"
-    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"; } \
-      >.venv/apt.log 2>&1 && return 0
-    tail -n 3 .venv/apt.log >&2
-  fi
-  say "not installed: ${missing[*]}; what needs them is left out" >&2
-}
-
 if [[ ! -x .venv/bin/python ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     say "$python is $("$python" --version 2>&1 || true): Python 3.11 or newer is needed, name one with PYTHON=" >&2
@@ -49,9 +33,8 @@ say "quicksviewer[$extras]"
 python -m pip install --quiet -c constraints.txt -e ".[$extras]"
 for extra; do
   [[ ! -f configs/assets/$extra.txt ]] || python -m pip install --quiet --no-deps -r "configs/assets/$extra.txt"
-  [[ ! -f configs/assets/$extra.apt ]] || system_packages "configs/assets/$extra.apt"
 done
-
+bash scripts/system_packages.sh "$@"
 grep -q "^$files " "$stamp" 2>/dev/null || : >"$stamp"
 echo "$files $*" >>"$stamp"
 say "done in $SECONDS s"

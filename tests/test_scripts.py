@@ -189,7 +189,8 @@ def test_what_a_run_inherits(launch, tmp_path, settings, expected):
 def set_up(tmp_path):
     """Run a copy of setup.sh beside an invented environment, whose pip only notes what it was asked."""
     (tmp_path / "scripts").mkdir()
-    shutil.copy(SCRIPTS / "setup.sh", tmp_path / "scripts")
+    for name in ("setup.sh", "system_packages.sh"):
+        shutil.copy(SCRIPTS / name, tmp_path / "scripts")
     (tmp_path / "configs" / "assets").mkdir(parents=True)
     for name in ("pyproject.toml", "constraints.txt", "configs/assets/small.txt", "configs/assets/test.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -224,6 +225,26 @@ def test_set_up_takes_the_pinned_torch_first_and_does_nothing_twice(set_up, tmp_
         file.write("rich==14.0.0\n")
     assert len(set_up("test")) == 3
     assert len(set_up("test", "small")) == 4
+
+
+@pytest.mark.parametrize("user", ["0", "1000"])
+@pytest.mark.parametrize("works", [True, False])
+def test_programs_of_the_system_are_installed_where_that_is_allowed(tmp_path, user, works):
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPTS / "system_packages.sh", tmp_path / "scripts")
+    (tmp_path / "configs/assets").mkdir(parents=True)
+    (tmp_path / "configs/assets/test.apt").write_text("# a comment\nthere\nbrowser\n")
+    program(tmp_path / "bin", "dpkg", "[[ $2 == there ]]")
+    program(tmp_path / "bin", "id", f"echo {user}")
+    program(tmp_path / "bin", "apt-get", f'echo "$*" >>"{tmp_path}/asked"; {"true" if works else "false"}')
+    env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    words = ["bash", str(tmp_path / "scripts/system_packages.sh"), "small", "test"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+    assert bool(asked) == (user == "0")
+    assert (asked[-1:] == ["install -q -y --no-install-recommends browser"]) == (user == "0" and works)
+    assert ("not installed: browser" in done.stderr) == (user != "0" or not works)
 
 
 def test_set_up_refuses_an_old_python(tmp_path):
