@@ -234,6 +234,7 @@ def test_programs_of_the_system_are_installed_where_that_is_allowed(tmp_path, us
     shutil.copy(SCRIPTS / "system_packages.sh", tmp_path / "scripts")
     (tmp_path / "configs/assets").mkdir(parents=True)
     (tmp_path / "configs/assets/test.apt").write_text("# a comment\nthere\nbrowser\n")
+    (tmp_path / "bin").mkdir()
     program(tmp_path / "bin", "dpkg", "[[ $2 == there ]]")
     program(tmp_path / "bin", "id", f"echo {user}")
     program(tmp_path / "bin", "apt-get", f'echo "$*" >>"{tmp_path}/asked"; {"true" if works else "false"}')
