@@ -1,8 +1,8 @@
 """Seed 001 (Qwen2.5-VL LoRA pipelines): every command of the document, as it is written, on a tiny model.
 
-The document has no fenced blocks; its commands stand in the text. They run in a folder that holds
-`Qwen_code`, as in a clone, with the absolute paths of its configurations changed to that folder, which is what
-the document says to do; models and runs are made small the same way.
+The document has no fenced blocks; its commands stand in the text. They run in a folder that has `Qwen_code`,
+as in a clone, with the absolute paths of its configurations changed to that folder, which is what the
+document says to do; models and runs are made small the same way.
 """
 
 import csv
