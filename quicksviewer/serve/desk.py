@@ -199,10 +199,24 @@ class Desk:
         thread = threading.Thread(target=work, name="answer", daemon=True)
         thread.start()
         try:
-            while (piece := pieces.get()) is not None:
-                yield piece
+            is_over = False
+            while not is_over:
+                text, is_over = _so_far(pieces)
+                if text:
+                    yield text
         finally:
             room.stop.set()  # also when whoever listened has gone
             thread.join()
         if failed:
             raise failed[0]
+
+
+def _so_far(pieces: queue.SimpleQueue) -> tuple[str, bool]:
+    """What has come by now, at least one piece, and whether that was the end, which is a None.
+
+    A browser that is slower than the model thus sees longer pieces, and not later ones.
+    """
+    came = [pieces.get()]
+    while came[-1] is not None and not pieces.empty():
+        came.append(pieces.get())
+    return "".join(piece for piece in came if piece is not None), came[-1] is None
