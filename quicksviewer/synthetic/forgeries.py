@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw, ImageFilter
 PERIOD = 7
 """Pixels after which a sensor's pattern repeats; divides the patches of Qwen2.5-VL."""
 STRENGTH, GRAIN = 20.0, 2.0
-"""Grey levels: standard deviation of the pattern, and of the noise that each picture has of its own."""
+"""Grey levels: standard deviation of the pattern, and of the noise that each picture has of its own. A real
+sensor's pattern is below one level; this one can be learned from some hundred pictures in a minute."""
 UNIT = 28
 """Sides of pictures are multiples of this, so that the letterbox neither scales nor shifts by part of a
 patch."""

@@ -12,6 +12,8 @@ from quicksviewer.utils.image import load_image
 
 GAP, LINE = 6, 18
 PAPER, INK = (24, 24, 28), (235, 235, 235)
+TINT = 0.6
+"""How much of the picture a mask or a full heat covers."""
 MASK_COLOUR, HEAT_COLOUR = (80, 220, 120), (255, 60, 40)
 
 
@@ -22,8 +24,12 @@ def draw(
     size = len(heat_SS)
     square, _ = letterbox(load_image(row.image), size)
     pixels = np.asarray(square, np.float64) * inside_SS[..., None]
-    mask = np.zeros((size, size)) if mask_SS is None else 0.55 * mask_SS
-    panels = (pixels, _tinted(pixels, mask, MASK_COLOUR), _tinted(pixels, heat_SS * inside_SS, HEAT_COLOUR))
+    mask = np.zeros((size, size)) if mask_SS is None else TINT * mask_SS
+    panels = (
+        pixels,
+        _tinted(pixels, mask, MASK_COLOUR),
+        _tinted(pixels, TINT * heat_SS * inside_SS, HEAT_COLOUR),
+    )
     sheet = Image.new("RGB", (3 * size + 4 * GAP, size + 3 * GAP + LINE), PAPER)
     for place, panel in enumerate(panels):
         sheet.paste(Image.fromarray(panel.astype(np.uint8)), (GAP + place * (size + GAP), GAP))
