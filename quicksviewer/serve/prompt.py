@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from quicksviewer.constants import IMAGE_MARK, VIDEO_MARK
-from quicksviewer.serve.dialogue import SUFFIXES, Dialogue
+from quicksviewer.serve.dialogue import SUFFIXES
 from quicksviewer.serve.session import ChatSession
 from quicksviewer.serve.strip import cube_spans, save_strip
+from quicksviewer.utils.config import to_plain
 from quicksviewer.utils.data_util import MediaError
 from quicksviewer.utils.registry import lookup
 
@@ -160,19 +161,25 @@ def print_history(session: ChatSession, _: str) -> None:
 def save(session: ChatSession, path: str) -> None:
     path = Path(_given(path, "/save FILE"))
     write = lookup(WRITERS, path.suffix.lower(), "ending of a file to save to")
-    text = write(session.dialogue)
+    text = write(session)
     with path.open("x", encoding="utf-8") as file:  # what is there already is not written over
         file.write(text)
     console.print(f"written to {escape(str(path))}")
 
 
-def as_json(dialogue: Dialogue) -> str:
+def as_json(session: ChatSession) -> str:
+    """Turns, and media with the plan by which their frames were taken and who decoded them."""
+    dialogue = session.dialogue
     turns = [{"role": turn.role, "text": turn.text} for turn in dialogue.turns]
-    media = [{"mark": mark, "path": path} for mark, path in dialogue.media]
+    media = [
+        {"mark": mark, "path": path, "plan": to_plain(medium.plan) if medium.plan else None}
+        for (mark, path), medium in zip(dialogue.media, session.media, strict=False)  # later ones wait
+    ]
     return json.dumps({"turns": turns, "media": media}, indent=2, ensure_ascii=False) + "\n"
 
 
-def as_markdown(dialogue: Dialogue) -> str:
+def as_markdown(session: ChatSession) -> str:
+    dialogue = session.dialogue
     media = (path for _, path in dialogue.media)
     lines = []
     for turn in dialogue.turns:
@@ -182,7 +189,7 @@ def as_markdown(dialogue: Dialogue) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-WRITERS: dict[str, Callable[[Dialogue], str]] = {".json": as_json, ".md": as_markdown}
+WRITERS: dict[str, Callable[[ChatSession], str]] = {".json": as_json, ".md": as_markdown}
 
 
 def print_help(session: ChatSession, _: str) -> None:

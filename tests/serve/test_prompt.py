@@ -19,6 +19,8 @@ from quicksviewer.serve import prompt
 from quicksviewer.serve.decoding import Decoding
 from quicksviewer.serve.session import ChatSession
 from quicksviewer.serve.stages import STAGES, Times, in_words
+from quicksviewer.utils.config import build
+from quicksviewer.utils.frame_plan import FramePlan
 
 QUESTION = "What happens when?"
 
@@ -89,6 +91,10 @@ def test_what_was_said_is_shown_and_saved(session, clip, picture, tmp_path, caps
     saved = json.loads((tmp_path / "a.json").read_text())
     assert [turn["text"] for turn in saved["turns"]] == told
     assert [medium["path"] for medium in saved["media"]] == [clip, picture]
+    plan, none = (medium["plan"] for medium in saved["media"])
+    assert (
+        build(FramePlan, plan, "plan") == session.media[0].plan and plan["decoder"] == "av" and none is None
+    )
     prompt.take(session, f"/save {tmp_path / 'a.md'}")
     text = (tmp_path / "a.md").read_text()
     assert text.index(clip) < text.index(picture) < text.index(QUESTION) and "<video>" not in text
