@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from quicksviewer.qwen_vl_finetune.load import Loaded, base_of, load
+from quicksviewer.qwen_vl_finetune.load import LOADER, Loaded, base_of, load
 from quicksviewer.utils.modules import quantised_modules
-from quicksviewer.utils.registry import did_you_mean, lookup
+from quicksviewer.utils.registry import did_you_mean, load_target, lookup
 
 PARTS = {
     "vit": "model.visual.blocks",
@@ -38,8 +38,9 @@ class LoraSettings:
     use_rslora: bool = False
     seed: int = 3407
     """Of the adapters' random start."""
-    targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict.fromkeys(PARTS, ()))
-    """Part -> patterns of names; no pattern means all linear layers of the part."""
+    targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"vit": (), "lm": ()})
+    """Part -> patterns of names; no pattern means all linear layers of the part. By default both towers, as
+    unsloth has it: 51,521,536 numbers of a 7B model."""
     task_type: str | None = None
 
     def __post_init__(self):
@@ -163,7 +164,9 @@ def merged(model: Any, base: str | os.PathLike | None = None, dtype: Any = "auto
     if not isinstance(model, PeftModel):
         raise ValueError(f"{type(model).__name__} has no adapters to merge")
     name = os.fspath(base or model.get_base_model().name_or_path)
-    fresh = load(name, bits=16, device="cpu", dtype=dtype).model
+    fresh = load_target(LOADER)(
+        name, task="conditional_generation", device="cpu", load_processor=False, dtype=dtype
+    )["model"]
     if quantised_modules(fresh):
         raise ValueError(f"{name} is stored quantised; give `base`, the same model with all its bits")
     again = get_peft_model(fresh, model.peft_config["default"])

@@ -53,7 +53,7 @@ def load_model_and_tokenizer(
 def setup_peft_model(model, **overrides):
     """The model with fresh LoRA adapters, which are all that learns; says how many numbers that are.
 
-    By default rank 16 on every linear layer of both towers and of the merger between them. `overrides`: the
+    By default rank 16 on every linear layer of both towers. `overrides`: the
     fields of LoraSettings, such as r=8 or targets={"lm": ("q_proj", "v_proj")}.
     """
     settings = current()

@@ -62,11 +62,11 @@ def settings_of(args: argparse.Namespace) -> OcrSettings:
 def run(settings: OcrSettings) -> dict:
     """Everything in its order; (measures before and after) as `write_result` writes them."""
     out = Path(settings.output_dir)
+    held_out = load_latex_dataset(settings.dataset_name, "test", settings.eval_samples)
+    rows = load_latex_dataset(settings.dataset_name, "train", settings.max_samples)
     if settings.model_name == SYNTHETIC:
         print(f"base: a tiny model that reads plain text, in {out / 'base'}")
         settings = replace(settings, model_name=str(make_base(out / "base", settings.tiny)))
-    held_out = load_latex_dataset(settings.dataset_name, "test", settings.eval_samples)
-    rows = load_latex_dataset(settings.dataset_name, "train", settings.max_samples)
     model, processor = load_model_and_tokenizer(settings.model_name)
     model = setup_peft_model(model)
     before = evaluate(model, processor, held_out, settings, _tell("before"))

@@ -46,7 +46,9 @@ class JsonlRows(Sequence):
 
 
 def _parquet(path: Path):
-    return require("datasets", "zoo").load_dataset("parquet", data_files=str(path), split="train")
+    datasets = require("datasets", "zoo")
+    rows = datasets.load_dataset("parquet", data_files=str(path), split="train")
+    return rows.cast_column("image", datasets.Image()) if "image" in rows.column_names else rows
 
 
 READERS: dict[str, Callable] = {".jsonl": JsonlRows, ".parquet": _parquet}

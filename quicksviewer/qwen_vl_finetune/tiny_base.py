@@ -41,7 +41,13 @@ def _text_shape(width: int) -> dict:
 
 
 TOWER = dict(
-    depth=3, hidden_size=96, intermediate_size=256, num_heads=4, fullatt_block_indexes=[1, 2], window_size=112
+    depth=3,
+    hidden_size=96,
+    intermediate_size=256,
+    num_heads=4,
+    fullatt_block_indexes=[1, 2],
+    window_size=112,
+    initializer_range=0.08,
 )
 
 
@@ -52,10 +58,10 @@ class BaseConfig:
     tokenizer: str = "learned"
     """A row of tiny_vlm's QWEN_TOKENIZERS: some hundred tokens, or Qwen's own 151,665, which cost seven times
     the time."""
-    width: int = 128
-    steps: int = 1500
-    batch_size: int = 16
-    learning_rate: float = 1e-3
+    width: int = 64
+    steps: int = 2000
+    batch_size: int = 32
+    learning_rate: float = 2e-3
     texts: int = 4000
     seed: int = 0
     pictures: FormulaConfig = field(default_factory=lambda: FormulaConfig(kind="text"))

@@ -15,6 +15,8 @@ from PIL import Image
 
 from quicksviewer.utils.registry import lookup, require
 
+PATIENCE = 300
+"""Draws in a row without a new text, after which there is taken to be none."""
 SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
 """Split -> the last digits of a text's digest that belong to it."""
 LETTERS = tuple("abckmnxyz")
@@ -23,6 +25,8 @@ GREEK = (r"\alpha", r"\beta", r"\pi", r"\theta")
 OPERATORS = ("+", "-", "=", "<", r"\cdot")
 FUNCTIONS = (r"\sin", r"\log")
 TEXT_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789+-="
+TEXT_FONTS = ("DejaVu Sans", "cmr10")
+"""Fonts of plain text, which its digest chooses; the digits and signs of the second are those of formulas."""
 CELL = 28
 """Sides of pictures are multiples of this: a cell of Qwen2.5-VL (2 x 2 patches of 14), so that nothing is
 scaled on its way."""
@@ -34,7 +38,7 @@ class FormulaConfig:
 
     kind: str = "formula"
     """A row of KINDS."""
-    max_terms: int = 3
+    max_terms: int = 2
     font_size: float = 22.0
     """Points at 72 to the inch: pixels of an em."""
     margin: int = 2
@@ -96,8 +100,12 @@ KINDS = {"formula": _formula, "text": _text}
 
 def split_of(text: str) -> str:
     """The split that a text belongs to."""
-    digit = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10
+    digit = _digest(text) % 10
     return next(name for name, digits in SPLITS.items() if digit in digits)
+
+
+def _digest(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16)
 
 
 def draw_texts(config: FormulaConfig, split: str, seed: int = 0) -> Iterator[str]:
@@ -113,11 +121,13 @@ def draw_texts(config: FormulaConfig, split: str, seed: int = 0) -> Iterator[str
 def distinct_texts(config: FormulaConfig, split: str, count: int, seed: int = 0) -> list[str]:
     """The first `count` different texts of a split. ValueError where there are not so many."""
     found: dict[str, None] = {}
-    for tries, text in enumerate(draw_texts(config, split, seed)):
+    old = 0
+    for text in draw_texts(config, split, seed):
+        old = old + 1 if text in found else 0
         found.setdefault(text)
         if len(found) == count:
             return list(found)
-        if tries > 1000 + 100 * count:
+        if old > PATIENCE:
             raise ValueError(f"{count} different texts were asked for; {config} has about {len(found)}")
     raise AssertionError("draw_texts ends never")
 
@@ -135,8 +145,10 @@ def render(latex: str, config: FormulaConfig | None = None) -> Image.Image:
     from matplotlib.font_manager import FontProperties
     from matplotlib.mathtext import MathTextParser
 
-    source = f"${latex}$" if config.kind == "formula" else latex
-    font = FontProperties(size=config.font_size, math_fontfamily="cm")
+    is_formula = config.kind == "formula"
+    source = f"${latex}$" if is_formula else latex
+    family = None if is_formula else TEXT_FONTS[_digest(latex) // 10 % len(TEXT_FONTS)]
+    font = FontProperties(family=family, size=config.font_size, math_fontfamily="cm")
     try:
         parsed = MathTextParser("agg").parse(source, dpi=72, prop=font)
     except (ValueError, RuntimeError) as error:
@@ -155,15 +167,18 @@ def _on_paper(ink: np.ndarray, margin: int) -> Image.Image:
 
 
 class FormulaData:
-    """Rows {"image": PIL picture, "text": LaTeX} of a split, drawn when they are asked for."""
+    """Rows {"image": PIL picture, "text": LaTeX} of a split, drawn when they are first asked for."""
 
     def __init__(self, split: str, count: int, config: FormulaConfig | None = None, seed: int = 0):
         self.config = config or FormulaConfig()
         self.texts = distinct_texts(self.config, split, count, seed)
+        self._drawn: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> dict:
-        text = self.texts[index]
-        return {"image": render(text, self.config), "text": text}
+        index = range(len(self.texts))[index]
+        if index not in self._drawn:
+            self._drawn[index] = render(self.texts[index], self.config)
+        return {"image": self._drawn[index], "text": self.texts[index]}
