@@ -66,7 +66,7 @@ def evaluate(model: Any, processor: Any, dataset, settings: OcrSettings | None =
 
 
 def summary(records: list[dict]) -> dict:
-    """The measures of some records, by name; `blank` is the CER of saying nothing, 1 by definition."""
+    """The measures of some records, by name, and how many answers the model did not end itself."""
     predicted = [record["predicted"] for record in records]
     expected = [record["expected"] for record in records]
     found = {name: measure(predicted, expected) for name, measure in METRICS.items()}

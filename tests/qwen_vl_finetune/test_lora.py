@@ -1,5 +1,6 @@
 """Adapters: where they sit, that all learn, that a saved one is the trained one, how many a 7B model has."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,12 @@ from quicksviewer.qwen_vl_finetune.lora import (
     merged,
     silent_adapters,
 )
-from quicksviewer.qwen_vl_finetune.model_setup import load_lora_model, save_merged_model, save_model
+from quicksviewer.qwen_vl_finetune.model_setup import (
+    load_lora_model,
+    push_to_hub_merged,
+    save_merged_model,
+    save_model,
+)
 from quicksviewer.qwen_vl_finetune.prompts import Collator
 from quicksviewer.utils.config import build
 from quicksviewer.utils.modules import count_parameters
@@ -82,6 +88,33 @@ def test_saved_loaded_and_merged_are_one_model(loaded, batch, tmp_path):
     assert torch.equal(logits(adapted, batch), trained), "merging must leave the model as it is"
     save_merged_model(again, loaded.processor, tmp_path / "half")
     assert load(tmp_path / "half", bits=16, device="cpu").model.dtype == torch.bfloat16
+
+
+def test_the_merged_model_is_uploaded_and_the_token_goes_to_the_hub_alone(
+    loaded, tmp_path, monkeypatch, caplog
+):
+    """A stand-in keeps what the hub would get."""
+    import huggingface_hub
+
+    class Hub:
+        def __init__(self, token):
+            self.token = token
+
+        def create_repo(self, name, exist_ok):
+            assert (self.token, name, exist_ok) == ("hf_secret", "me/formulas", True)
+
+        def upload_folder(self, repo_id, folder_path):
+            shutil.copytree(folder_path, tmp_path / "hub")
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    adapted = attach(loaded.model)
+    assert (
+        push_to_hub_merged(adapted, loaded.processor, "me/formulas", "hf_secret") == "https://hub/me/formulas"
+    )
+    assert load(tmp_path / "hub", bits=16, device="cpu").model.dtype == torch.bfloat16
+    assert "hf_secret" not in caplog.text
+    assert not any(b"hf_secret" in path.read_bytes() for path in (tmp_path / "hub").iterdir())
 
 
 def test_merging_over_4_bits_uses_all_bits_of_the_base(small, batch, tmp_path):

@@ -110,6 +110,27 @@ def test_accumulation_does_not_change_a_step(small, formulas, place):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
+def adapters(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(small, formulas, place):
+    def trainer(output_dir):
+        found = load(small, bits=16, device="cpu")
+        data = convert_dataset_to_conversations(formulas)
+        asked = dict(max_steps=4, save_steps=2, gradient_accumulation_steps=1, optim="adamw_torch")
+        return setup_trainer(attach(found.model), found.processor, data, output_dir, **asked)
+
+    whole, again = trainer("whole"), trainer("again")
+    train_model(whole)
+    train_model(again, resume_from_checkpoint="whole/checkpoint-2")
+    assert again.state.global_step == 4
+    expected, found = adapters(whole.model), adapters(again.model)
+    assert any(p.abs().sum() > 0 for name, p in expected.items() if "lora_B" in name)
+    for name, p in expected.items():
+        torch.testing.assert_close(found[name], p, atol=1e-6, rtol=1e-5, msg=name)
+
+
 def test_adapters_without_gradients_end_the_run(loaded, formulas, place):
     model = attach(loaded.model)
     visual = model.get_base_model().model.visual
