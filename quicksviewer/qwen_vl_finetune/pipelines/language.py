@@ -8,7 +8,6 @@ lies.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -28,16 +27,21 @@ class Prompts:
         self.image_id = processor.image_token_id
         self.pad_id = self.tokenizer.pad_token_id
         self.end_id = self.tokenizer.convert_tokens_to_ids(ENDS_TURN)
-        self.render = lru_cache(maxsize=64)(self._render)
+        self._rendered: dict[str, tuple[list[int], list[int]]] = {}
 
-    def _render(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tokens in front of the picture's and behind them."""
+    def render(self, text: str) -> tuple[list[int], list[int]]:
+        """Tokens in front of the picture's and behind them; each text is tokenised once."""
+        if text not in self._rendered:
+            self._rendered[text] = self._render(text)
+        return self._rendered[text]
+
+    def _render(self, text: str) -> tuple[list[int], list[int]]:
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
         chat = self.processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         before, mark, after = chat.partition(self.processor.image_token)
         if not mark or self.processor.image_token in after:
             raise ValueError(f"the prompt must hold one picture, the chat template gives {chat!r}")
-        return tuple(self.encode(before)), tuple(self.encode(after))
+        return self.encode(before), self.encode(after)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -15,7 +15,6 @@ from quicksviewer.qwen_vl_finetune.lora import LoraSettings, attach
 from quicksviewer.qwen_vl_finetune.pipelines.annotations import Annotation
 from quicksviewer.qwen_vl_finetune.pipelines.asking import ask_all, whole_model
 from quicksviewer.qwen_vl_finetune.pipelines.batches import Batch, PictureSet, collate
-from quicksviewer.qwen_vl_finetune.pipelines.config import did_you_mean
 from quicksviewer.qwen_vl_finetune.pipelines.journal import CsvLog
 from quicksviewer.qwen_vl_finetune.pipelines.language import (
     Prompts,
@@ -30,6 +29,7 @@ from quicksviewer.qwen_vl_finetune.pipelines.settings import LmInfer, LmTrain
 from quicksviewer.qwen_vl_finetune.pipelines.weights import read_settings, save_adapters
 from quicksviewer.utils.config import to_plain
 from quicksviewer.utils.dist import seed_everything
+from quicksviewer.utils.registry import did_you_mean
 from quicksviewer.utils.utils import get_logger
 
 logger = get_logger(__name__)
