@@ -4,14 +4,16 @@
 
 Forward and backward pass of one mixture without its router, which both sides share. The peer is the loop of
 small code for mixtures: `y[chosen == i] = expert_i(x[chosen == i])` for every expert. First both are shown to
-be equal, then times are taken in turns. Memory is the most that new tensors hold at a time (`live_mib`), and
-on a CPU also what a child for each side takes from the system, whose grain is a MiB. Prints one JSON.
+be equal, then times are taken in turns, of the clock and (`processor`) of the processor alone. Memory is the
+most that new tensors hold at a time (`live_mib`), and on a CPU also what a child for each side takes from the
+system, whose grain is a MiB. Prints one JSON.
 Which side wins by how much depends on what is not matrix product: many tokens and narrow experts, or so few
 tokens that calls cost more than products. Wide experts cost the same on both sides.
 """
 
 import argparse
 import json
+import time
 import weakref
 
 import torch
@@ -130,6 +132,13 @@ def live_mib(work) -> float:
     return live.most / 2**20
 
 
+def processor_seconds(side: str, data) -> float:
+    """What a step takes of the processor: other work on the machine adds little to it."""
+    before = time.process_time()
+    step(side, data)
+    return time.process_time() - before
+
+
 def row(size: str, repeats: int, device: str) -> dict:
     data = problem(size, device)
     difference = largest_difference(data)
@@ -147,6 +156,8 @@ def row(size: str, repeats: int, device: str) -> dict:
     out["memory_ok"] = live["ours"] <= live["loop"]
     if device == "cpu":
         flags = ("--size", size, "--child")
+        rounds = [[processor_seconds(side, data) for side in ("loop", "ours")] for _ in range(repeats)]
+        out["processor"] = ratio_row(*zip(*rounds, strict=True), TARGET)
         out["extra_mib"] = {s: round(in_child(__file__, *flags, s)["mib"], 1) for s in ("loop", "ours")}
     return out | ratio_row(times["loop"], times["ours"], TARGET)
 
