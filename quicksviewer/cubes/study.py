@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
             from quicksviewer.cubes.report import write_document
 
             write_document(Path(args.document), results, args)
+            figures = Path(args.document).with_suffix(".json")
+            figures.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {args.document}")
     return 0
 

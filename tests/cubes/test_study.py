@@ -4,8 +4,11 @@ import json
 from argparse import Namespace
 
 import pytest
+import torch
 
 from quicksviewer.bench import main as bench
+from quicksviewer.cubes.brief import is_alone
+from quicksviewer.cubes.methods import Clip
 from quicksviewer.cubes.report import verdict, write_document
 from quicksviewer.cubes.study import METHODS, main
 from quicksviewer.cubes.truth import event_cuts, recall, together
@@ -63,6 +66,15 @@ def test_distances_are_summed_over_videos_before_they_are_compared():
     assert together([still, moving]) == {"f1": 0.75, "recall": 0.5, "within": 0.3, "least": 0.1}
 
 
+def test_a_short_event_is_alone_where_both_its_borders_are_cuts():
+    rest = dict(colour="red", shape="circle", motion="left", background="black", word=None, place=(0.5, 0.5))
+    world = World(0, tuple(Event(a, b, **rest) for a, b in ((0, 3), (3, 4), (4, 9))), (3,))
+    times = torch.arange(18) / 2 + 0.25
+    clip = Clip("a.mp4", times, torch.zeros(18, 3, 2, 2), torch.zeros(18, 2), CubingConfig())
+    for cuts, alone in (([6, 8], True), ([6, 7, 8], True), ([6], False), ([5, 8], False), ([], False)):
+        assert is_alone(world, clip, cuts) == alone
+
+
 def test_wrong_usage(capsys):
     assert main(["--methods", "guess"]) == 2
     assert main(["--recipe", "7b"]) == 2
@@ -108,6 +120,7 @@ def test_a_study_of_one_step(tiny, tmp_path):
     args += ["--output", str(tmp_path / "runs"), "--document", str(document)]
     assert main(args) == 0
     assert "| soft |" in document.read_text()
+    assert len(json.loads(document.with_suffix(".json").read_text())) == 2
     first = (tmp_path / "runs/soft_0/result.json").stat().st_mtime_ns
     assert main(args) == 0  # read, not run again
     assert (tmp_path / "runs/soft_0/result.json").stat().st_mtime_ns == first
