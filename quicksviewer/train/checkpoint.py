@@ -26,6 +26,9 @@ DATA_STATE = "data_state.json"
 DONE = "COMPLETE"
 """Written last into an output folder: the run reached its end and everything before it is on disk."""
 
+EYES = tuple(f"{prefix}." for part, prefixes in PARTS.items() if part != "llm" for prefix in prefixes)
+"""Where the names of all weights outside the language model begin."""
+
 
 class ResumeError(ValueError):
     """A checkpoint that a run cannot go on from."""
@@ -152,10 +155,38 @@ def save_extras(model, folder: Path, state_dict: dict | None = None) -> None:
     config.__dict__.pop("quantization_config", None)  # of this run; the base's files are not quantised
     config.save_pretrained(folder)
     tensors = state_dict if state_dict is not None else model.state_dict()
-    eyes = tuple(f"{p}." for part, prefixes in PARTS.items() if part != "llm" for p in prefixes)
-    plain = {name: t for key, t in tensors.items() if (name := _without_peft(key)) is not None}
-    kept = {name: t.detach().cpu().contiguous() for name, t in plain.items() if name.startswith(eyes)}
+    kept = {name: t.detach().cpu().contiguous() for key, t in tensors.items() if (name := _eye(key))}
     save_file(kept, folder / OTHER_FILE, metadata={"format": "pt"})
+
+
+def with_frozen(model, state_dict: dict | None) -> dict | None:
+    """The weights that ZeRO-3 gathered for a LoRA model, and those that it left out because they are frozen.
+
+    Every rank must call it: shards are gathered one after another, to the writer's memory.
+    """
+    if not hasattr(model, "peft_config"):
+        return state_dict
+    left_out = {
+        key: parameter
+        for key, parameter in model.named_parameters()
+        if hasattr(parameter, "ds_id") and not parameter.requires_grad and _eye(key)
+    }
+    if not left_out:
+        return state_dict
+    import deepspeed
+
+    found = {}
+    for key, parameter in left_out.items():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            if is_main():
+                found[key] = parameter.detach().cpu().clone()
+    return found | (state_dict or {})
+
+
+def _eye(key: str) -> str | None:
+    """The name without PEFT's wrapping of a tensor outside the language model; None for all others."""
+    name = _without_peft(key)
+    return name if name is not None and name.startswith(EYES) else None
 
 
 def _without_peft(key: str) -> str | None:

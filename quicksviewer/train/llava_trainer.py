@@ -10,7 +10,7 @@ from quicksviewer.data.stream import Order, Share, deal_in_turn
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.model.llava_arch import PARTS
 from quicksviewer.train.callbacks import StopOnBrokenFeatures
-from quicksviewer.train.checkpoint import load_extras, save_extras
+from quicksviewer.train.checkpoint import load_extras, save_extras, with_frozen
 from quicksviewer.train.cost import cost_model
 from quicksviewer.train.cube_statistics import check_cubes
 from quicksviewer.train.features import FeatureCache
@@ -136,6 +136,7 @@ class LLaVATrainer(StageTrainer):
     def _save(self, output_dir=None, state_dict=None):
         """With what a LoRA checkpoint needs beside PEFT's files."""
         super()._save(output_dir, state_dict)
+        state_dict = with_frozen(self.model, state_dict)
         if self.args.should_save:
             save_extras(self.model, Path(output_dir or self.args.output_dir), state_dict)
 

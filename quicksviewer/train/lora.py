@@ -80,9 +80,10 @@ def _matches(name: str, pattern: str) -> bool:
     return f".{name}".endswith(f".{pattern}")
 
 
-def add_lora(model, args, stage: str):
+def add_lora(model, args, stage: str, one_dtype: bool = False):
     """The model with adapters on the parts of `args.lora_parts`, and the stage's other parts trainable beside
-    them."""
+    them. `one_dtype`: adapters have that of their layers (DeepSpeed shards no two kinds together, and keeps
+    float32 copies of its own); otherwise float32."""
     from peft import LoraConfig, get_peft_model
 
     parts = names_of(args.lora_parts)
@@ -97,7 +98,7 @@ def add_lora(model, args, stage: str):
     )
     beside = tuple(prefix for prefix in trainable_prefixes(model, stage) if prefix not in adapted)
     train_only(model, beside)
-    peft = get_peft_model(model, config)
+    peft = get_peft_model(model, config, autocast_adapter_dtype=not one_dtype)
     learning, with_adapters = (tuple(f"{prefix}." for prefix in group) for group in (beside, adapted))
     for name, parameter in peft.named_parameters():
         plain = name.removeprefix("base_model.model.")

@@ -55,7 +55,7 @@ def build_trainer(run: Run, loaded):
     if run.training.pack:
         attend_by_document(model.config)
     if run.model.lora_enable:
-        model = add_lora(model, run.model, run.stage)
+        model = add_lora(model, run.model, run.stage, one_dtype=bool(run.training.deepspeed))
     else:
         train_only(model, trainable_prefixes(model, run.stage))
     data = build_data(run, loaded.processor)

@@ -8,7 +8,11 @@ import subprocess
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_runs import ROOT, STEPS, command, run
+
+from quicksviewer.model.builder import OTHER_FILE, load_pretrained_model
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +63,6 @@ def test_a_resumed_run_continues_the_curve(recipe, single, tmp_path):
 
 
 def test_a_lora_run_leaves_a_checkpoint_that_chat_can_load(recipe, tmp_path):
-    from quicksviewer.model.builder import load_pretrained_model
-
     out = tmp_path / "out"
     flags = [
         "--lora_enable",
@@ -78,6 +80,25 @@ def test_a_lora_run_leaves_a_checkpoint_that_chat_can_load(recipe, tmp_path):
     assert 0 < report["llm"]["trainable"] < report["llm"]["parameters"]
     assert not (out / "training_args.bin").exists()
     assert load_pretrained_model(str(out)).processor.template == "plain"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+def test_a_sharded_lora_run_keeps_the_weights_that_are_frozen(recipe, tiny, tmp_path, dtype):
+    """transformers leaves them out of what it gathers under ZeRO-3."""
+    flags = ["--lora_enable", "True", "--lora_r", "4", "--lora_parts", "llm,resampler", "--max_steps", "1"]
+    flags += ["--per_device_train_batch_size", "1", "--deepspeed", str(ROOT / "zero3.json")]
+    flags += ["--bf16", "True"] if dtype == "bf16" else []
+    run(recipe, tmp_path / "out", 2, *flags, stage="stage1")
+    kept = load_file(tmp_path / "out" / OTHER_FILE)
+    loaded = load_pretrained_model(str(tmp_path / "out")).model.state_dict()
+    tower = load_file(tiny / "siglip/model.safetensors")
+    assert "vision_resampler.query" in kept
+    assert all(name in loaded for name in kept)
+    frozen = {name: tensor for name, tensor in kept.items() if name.startswith("vision_tower.")}
+    assert frozen
+    for name, tensor in frozen.items():
+        (source,) = (tower[key] for key in tower if name.endswith(key.removeprefix("vision_model.")))
+        assert torch.equal(tensor, source.to(tensor.dtype)), name
 
 
 def test_a_lora_run_resumes_with_everything_it_trained(recipe, tmp_path):
