@@ -103,6 +103,12 @@ def test_every_form_of_import_is_seen(monkeypatch, text, parts):
     assert imported_parts(path) == parts
 
 
+def test_names_of_test_files_are_unique():
+    """pytest imports them by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
+
+
 # --- everything imports ---
 
 OPTIONAL = (

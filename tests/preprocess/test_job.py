@@ -81,7 +81,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path, stock)
     (tmp_path / "a.jpg").write_bytes(stock.jpeg)
     talk = turns("<image>?", "yes")
     write_json(
-        tmp_path / "chat.json", [{"id": str(i), "image": "a.jpg", "conversations": talk} for i in range(150)]
+        tmp_path / "chat.json", [{"id": str(i), "image": "a.jpg", "conversations": talk} for i in range(600)]
     )
     words = ["llavapretrain", "--input", f"{tmp_path}/chat.json", "--media_root", str(tmp_path)]
     words += ["--output", f"{tmp_path}/out", "--rows_per_shard", "1"]
@@ -98,10 +98,10 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_goes_on(tmp_path, stock)
             os.killpg(job.pid, 0)
             time.sleep(0.05)
     finished = len(list(shards.glob("*/done.json")))
-    assert 4 <= finished < 150 and not (tmp_path / "out/llavapretrain.jsonl").exists()
+    assert 4 <= finished < 600 and not (tmp_path / "out/llavapretrain.jsonl").exists()
     assert main([*words, "--num_workers", "1"]) == 0
     uids = [json.loads(line)["uid"] for line in (tmp_path / "out/llavapretrain.jsonl").open()]
-    assert uids == [f"llavapretrain_chat_{number}" for number in range(150)]
+    assert uids == [f"llavapretrain_chat_{number}" for number in range(600)]
 
 
 def test_other_settings_are_refused(rows, reference, tmp_path, capsys):

@@ -175,7 +175,7 @@ class Terminal:
         os.close(other)
         self.text, self.seen = "", 0
 
-    def wait_for(self, text: str, seconds: float = 90) -> str:
+    def wait_for(self, text: str, seconds: float = 240) -> str:
         """What came since the last wait, up to a text."""
         end, start = time.monotonic() + seconds, self.seen
         while (at := self.text.find(text, start)) < 0:
