@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from quicksviewer.qwen_vl_finetune.load import load
-from quicksviewer.synthetic.formulas import CELL, FormulaConfig, FormulaData, distinct_texts
+from quicksviewer.synthetic.formulas import CELL, COMMANDS, FormulaConfig, FormulaData
 from quicksviewer.utils.registry import load_target
 
 INSTRUCTION = "Write the text of this image."
@@ -79,8 +79,9 @@ def make_base(folder: str | Path, config: BaseConfig | None = None) -> Path:
     if stamp.is_file() and stamp.read_text() == wanted:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    data = FormulaData("train", config.texts, config.pictures, config.seed)
-    words = [*data.texts, *distinct_texts(FormulaConfig(), "train", 500), INSTRUCTION]
+    data = FormulaData("train", config.texts, config.pictures, config.seed, repeats=True)
+    # Letters and signs stay tokens of their own. After a sign, Qwen parts a command from its backslash.
+    words = [*COMMANDS, *(command[1:] for command in COMMANDS), INSTRUCTION]
     sides = tuple(CELL * CELL * cells for cells in CELLS)
     load_target(MAKER)(
         folder,

@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,9 @@ DIGITS = tuple("0123456789")
 GREEK = (r"\alpha", r"\beta", r"\pi", r"\theta")
 OPERATORS = ("+", "-", "=", "<", r"\cdot")
 FUNCTIONS = (r"\sin", r"\log")
-TEXT_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789+-="
+COMMANDS = (*GREEK, *FUNCTIONS, r"\cdot", r"\frac", r"\sqrt")
+"""All commands that formulas are written with."""
+TEXT_LETTERS = (*LETTERS, *DIGITS, *"+-=<")
 TEXT_FONTS = ("DejaVu Sans", "cmr10")
 """Fonts of plain text, which its digest chooses; the digits and signs of the second are those of formulas."""
 CELL = 28
@@ -167,11 +170,22 @@ def _on_paper(ink: np.ndarray, margin: int) -> Image.Image:
 
 
 class FormulaData:
-    """Rows {"image": PIL picture, "text": LaTeX} of a split, drawn when they are first asked for."""
+    """Rows {"image": PIL picture, "text": LaTeX} of a split, drawn when they are first asked for.
 
-    def __init__(self, split: str, count: int, config: FormulaConfig | None = None, seed: int = 0):
+    With `repeats` short texts come as often as they are drawn; otherwise all texts differ.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        config: FormulaConfig | None = None,
+        seed: int = 0,
+        repeats: bool = False,
+    ):
         self.config = config or FormulaConfig()
-        self.texts = distinct_texts(self.config, split, count, seed)
+        drawn = islice(draw_texts(self.config, split, seed), count)
+        self.texts = list(drawn) if repeats else distinct_texts(self.config, split, count, seed)
         self._drawn: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:

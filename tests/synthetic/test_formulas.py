@@ -32,6 +32,12 @@ def test_a_seed_decides_texts_and_pixels():
     )
 
 
+def test_texts_that_may_repeat_keep_to_their_split():
+    data = FormulaData("train", 300, FormulaConfig(kind="text", max_terms=1), repeats=True)
+    assert len(data) == 300 > len(set(data.texts))
+    assert {split_of(text) for text in data.texts} == {"train"} and {*map(len, data.texts)} == {1, 2}
+
+
 def test_different_formulas_have_different_pictures_that_fill_cells():
     data = FormulaData("test", 60)
     pictures = [np.asarray(data[n]["image"]) for n in range(60)]
