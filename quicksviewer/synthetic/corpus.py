@@ -5,6 +5,7 @@ machine.
 """
 
 import json
+import multiprocessing
 import os
 import random
 from collections.abc import Iterator
@@ -172,7 +173,8 @@ def write_videos(folder: Path, split: str, count: int, config: WorldConfig, prog
     """The mp4 files of a split; those that are there already are kept."""
     (folder / "videos" / split).mkdir(parents=True, exist_ok=True)
     jobs = [(folder / f"videos/{split}/{i:05d}.mp4", SPLITS[split] + i, config) for i in range(count)]
-    with ProcessPoolExecutor(workers) as pool:
+    # Not by fork: a lock that another thread of this process holds would stay closed in the children.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver")) as pool:
         for _ in pool.map(_write_one, jobs, chunksize=32):
             progress()
 

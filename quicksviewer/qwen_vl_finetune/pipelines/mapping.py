@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,9 @@ def _part(folder: Path, name: str, place: int, lines: list[str], rows, config: L
 
 def _faults(rows: Sequence[Annotation], config: LmMap) -> Iterator[str]:
     work = config.map_kwargs
-    pool = ProcessPoolExecutor(work.num_proc) if work.num_proc > 1 else nullcontext()
+    pool = (
+        ProcessPoolExecutor(work.num_proc, get_context("forkserver")) if work.num_proc > 1 else nullcontext()
+    )
     with pool as workers:
         run = map if workers is None else workers.map
         sizes = {} if workers is None else {"chunksize": work.batch_size}
