@@ -174,7 +174,7 @@ def write_videos(folder: Path, split: str, count: int, config: WorldConfig, prog
     (folder / "videos" / split).mkdir(parents=True, exist_ok=True)
     jobs = [(folder / f"videos/{split}/{i:05d}.mp4", SPLITS[split] + i, config) for i in range(count)]
     # Not by fork: a lock that another thread of this process holds would stay closed in the children.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         for _ in pool.map(_write_one, jobs, chunksize=32):
             progress()
 

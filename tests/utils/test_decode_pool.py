@@ -64,9 +64,10 @@ def open_files() -> list[str]:
 
 
 def children() -> list[int]:
-    """Processes that were started by this one, zombies too; but for the one that `spawn` keeps for itself."""
+    """Processes that were started by this one, zombies too; but for those that multiprocessing keeps."""
     pids = [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    return [pid for pid in pids if b"resource_tracker" not in command_of(pid)]
+    kept = (b"resource_tracker", b"forkserver")
+    return [pid for pid in pids if not any(name in command_of(pid) for name in kept)]
 
 
 def command_of(pid: int) -> bytes:

@@ -117,9 +117,7 @@ def _part(folder: Path, name: str, place: int, lines: list[str], rows, config: L
 
 def _faults(rows: Sequence[Annotation], config: LmMap) -> Iterator[str]:
     work = config.map_kwargs
-    pool = (
-        ProcessPoolExecutor(work.num_proc, get_context("forkserver")) if work.num_proc > 1 else nullcontext()
-    )
+    pool = ProcessPoolExecutor(work.num_proc, get_context("spawn")) if work.num_proc > 1 else nullcontext()
     with pool as workers:
         run = map if workers is None else workers.map
         sizes = {} if workers is None else {"chunksize": work.batch_size}
