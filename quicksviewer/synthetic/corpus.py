@@ -169,13 +169,22 @@ def question_rows(split: str, count: int, config: WorldConfig) -> Iterator[dict]
                 }
 
 
+CHUNK = 32
+"""Videos that a worker makes at a time."""
+
+
 def write_videos(folder: Path, split: str, count: int, config: WorldConfig, progress, workers: int) -> None:
     """The mp4 files of a split; those that are there already are kept."""
     (folder / "videos" / split).mkdir(parents=True, exist_ok=True)
     jobs = [(folder / f"videos/{split}/{i:05d}.mp4", SPLITS[split] + i, config) for i in range(count)]
+    if workers == 1 or count <= CHUNK:  # less work than starting a process
+        for job in jobs:
+            _write_one(job)
+            progress()
+        return
     # Not by fork: a lock that another thread of this process holds would stay closed in the children.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for _ in pool.map(_write_one, jobs, chunksize=32):
+        for _ in pool.map(_write_one, jobs, chunksize=CHUNK):
             progress()
 
 
