@@ -23,6 +23,7 @@ from quicksviewer.serve.strip import cube_spans
 from quicksviewer.serve.uploads import Refused, UploadLimits
 
 SHORT = Decoding(max_new_tokens=6)
+LONG = Decoding(max_new_tokens=100_000, temperature=5.0)
 QUESTION = "What happens when?"
 
 
@@ -30,6 +31,14 @@ QUESTION = "What happens when?"
 def loaded(tiny):
     loaded = chatty(fresh(tiny))
     return replace(loaded, processor=loaded.processor.with_media(isolation="process"))
+
+
+@pytest.fixture
+def endless(loaded, monkeypatch):
+    """The model whose answers no token ends, whatever is drawn."""
+    out_of_words = [loaded.model.get_output_embeddings().out_features]
+    monkeypatch.setattr(type(loaded.processor), "stop_ids", property(lambda self: out_of_words))
+    return loaded
 
 
 @pytest.fixture
@@ -165,15 +174,15 @@ def test_conversations_are_bounded(loaded, upload):
     assert "".join(desk.ask("a", QUESTION)) == by_session(loaded, [], [QUESTION])[0]
 
 
-def test_an_answer_takes_no_longer_than_it_may(loaded):
-    desk = make(loaded, Decoding(max_new_tokens=100_000, temperature=5.0), answer_seconds=0.3)
+def test_an_answer_takes_no_longer_than_it_may(endless):
+    desk = make(endless, LONG, answer_seconds=0.3)
     started = time.monotonic()
     assert "".join(desk.ask("a", QUESTION)) and time.monotonic() - started < 20
     assert desk.rooms.find("a").session.times.stopped
 
 
-def test_stop_ends_an_answer_and_what_was_said_stays(loaded):
-    desk = make(loaded, Decoding(max_new_tokens=100_000, temperature=5.0))
+def test_stop_ends_an_answer_and_what_was_said_stays(endless):
+    desk = make(endless, LONG)
     told = []
     for piece in desk.ask("a", QUESTION):
         told.append(piece)
@@ -186,8 +195,8 @@ def test_stop_ends_an_answer_and_what_was_said_stays(loaded):
     assert isinstance("".join(desk.ask("a", "And then?")), str)
 
 
-def test_an_answer_ends_when_nobody_listens(loaded):
-    desk = make(loaded, Decoding(max_new_tokens=100_000, temperature=5.0))
+def test_an_answer_ends_when_nobody_listens(endless):
+    desk = make(endless, LONG)
     pieces = desk.ask("a", QUESTION)
     next(pieces)
     pieces.close()
@@ -195,8 +204,8 @@ def test_an_answer_ends_when_nobody_listens(loaded):
     assert not [thread for thread in threading.enumerate() if thread.name == "answer"]
 
 
-def test_leaving_within_an_answer_ends_it_and_frees_the_room(loaded, upload):
-    desk, clip = make(loaded, Decoding(max_new_tokens=100_000, temperature=5.0)), upload()
+def test_leaving_within_an_answer_ends_it_and_frees_the_room(endless, upload):
+    desk, clip = make(endless, LONG), upload()
     desk.show("a", clip)
     pieces = desk.ask("a", QUESTION)
     next(pieces)
