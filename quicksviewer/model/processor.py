@@ -48,6 +48,7 @@ class MediaConfig:
     max_tiles: int = 0
     """Tiles of a high-resolution image beside the whole picture; 0: none."""
     decoder: str = "av"
+    """What opens videos: av, decord or torchcodec. The frames are the same."""
     isolation: Isolation = "process"
     """Where media are decoded: in a child that is killed when it hangs, crashes or eats memory, or here."""
     decode_seconds: float = 120
