@@ -6,6 +6,7 @@ For every method of a finished study: how often the event of one second has cube
 question about it is answered then and otherwise, and how many wrong answers name a colour that no event has.
 """
 
+import argparse
 import json
 import sys
 from collections import defaultdict
@@ -55,9 +56,10 @@ def share(scores: list[float]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    (folder,) = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="quicksviewer.cubes.brief", description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path, help="output folder of `quicksviewer bench cubing`")
     methods = defaultdict(list)
-    for run in sorted(Path(folder).glob("*_*/result.json")):
+    for run in sorted(parser.parse_args(argv).study.glob("*_*/result.json")):
         methods[run.parent.name.rpartition("_")[0]] += answers(run.parent)
     print("method: right where the event has cubes of its own; where not; wrong, and no event's colour")
     for method, rows in methods.items():
