@@ -1,11 +1,13 @@
-"""The same question gives the same greedy answer in the harness, in a chat, and on the command line."""
+"""The same question gives the same greedy answer in the harness, in a chat, as a command and on the page."""
 
 import json
+import shutil
 
 import pytest
 
 from quicksviewer.eval.run import main
 from quicksviewer.serve import cli
+from quicksviewer.serve.desk import Desk, DeskLimits
 from quicksviewer.serve.session import ChatSession, Decoding
 
 
@@ -36,3 +38,15 @@ def test_the_command_line_gives_them_too(learnt, answers, capsys):
     assert cli.main([*words, "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert question in said and expected in said.partition(question)[2]
+
+
+def test_the_page_gives_them_too(learnt, answers, tmp_path):
+    """What a browser sends to the desk and gets back; that it shows just this: tests/serve/test_page.py."""
+    from quicksviewer.model.builder import load_pretrained_model
+
+    desk = Desk(load_pretrained_model(str(learnt)), Decoding(max_new_tokens=8), DeskLimits())
+    for place, ((video, question), expected) in enumerate(answers.items()):
+        visitor = str(place)
+        desk.show(visitor, shutil.copy(video, tmp_path / "upload.mp4"))
+        assert "".join(desk.ask(visitor, question)).strip() == expected
+        desk.clear(visitor)
