@@ -6,7 +6,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTra
 from quicksviewer.constants import IMAGE_MARK
 
 
-class MiniMindProcessor(ProcessorMixin):
+class MiniMindVLMProcessor(ProcessorMixin):
     """Text with <image> for each picture, and pictures -> input_ids, attention_mask (B, T), pixel_values.
 
     A picture's placeholders are written as ids, so that no tokenizer can merge them. pixel_values are

@@ -65,7 +65,7 @@ FAMILIES = {
     "minimind_vlm": Family(
         model_types=("minimind_vlm",),
         tasks=dict.fromkeys(_SEES_AND_WRITES, _MINIMIND),
-        processor="quicksviewer.zoo.minimind:MiniMindProcessor",
+        processor="quicksviewer.zoo.minimind:MiniMindVLMProcessor",
         precise=("lm_head", "vision_proj.vision_proj"),  # what it reads is cast to the type of its weight
     ),
     "quicksviewer": Family(
