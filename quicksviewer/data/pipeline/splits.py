@@ -1,22 +1,29 @@
 """Which rows are train, validation and test, and how often: pure functions of rows, seed and fingerprint."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from quicksviewer.data.stream import epoch_rng
 
 
-def shares(count: int, ratios: dict[str, float]) -> dict[str, int]:
-    """`count` things dealt out by ratio, all of them; what rounding leaves goes to the largest remainders."""
-    total = sum(ratios.values())
-    exact = {name: count * ratio / total for name, ratio in ratios.items()}
-    dealt = {name: int(value) for name, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: (dealt[name] - exact[name], list(exact).index(name)))
-    for name in by_remainder[: count - sum(dealt.values())]:
-        dealt[name] += 1
-    return dealt
+def deal(counts: Iterable[int], ratios: dict[str, float]) -> Iterator[dict[str, int]]:
+    """Each of the counts dealt out by ratio, whole: name -> how many.
+
+    What rounding leaves of one goes to the names that are owed most by then, so that the sums over all counts
+    come out as well, for up to three names off by less than one.
+    """
+    total, owed = sum(ratios.values()), dict.fromkeys(ratios, 0.0)
+    for count in counts:
+        exact = {name: round(count * ratio / total, 9) for name, ratio in ratios.items()}
+        dealt = {name: int(value) for name, value in exact.items()}
+        owed = {name: round(owed[name] + exact[name] - dealt[name], 9) for name in ratios}
+        uneven = [name for name in ratios if exact[name] > dealt[name]]
+        for name in sorted(uneven, key=owed.get, reverse=True)[: count - sum(dealt.values())]:
+            dealt[name] += 1
+            owed[name] -= 1
+        yield dealt
 
 
 def cut(
@@ -37,10 +44,10 @@ def cut(
     units = [np.array([row]) for row in range(length)] if groups is None else _rows_by(groups)
     strata = [range(len(units))] if values is None else _rows_by(values)
     rows: dict[str, list] = {name: [] for name in ratios}
-    for stratum in strata:
+    for stratum, dealt in zip(strata, deal(map(len, strata), ratios), strict=True):
         order = rng.permutation(stratum) if shuffle else np.asarray(stratum)
         begin = 0
-        for name, count in shares(len(order), ratios).items():
+        for name, count in dealt.items():
             rows[name] += [units[unit] for unit in order[begin : begin + count]]
             begin += count
     return {name: _ascending(parts) for name, parts in rows.items()}

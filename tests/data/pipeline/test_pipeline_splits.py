@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_world import write_jsonl
 
-from quicksviewer.data.pipeline.splits import balance, cut, shares
+from quicksviewer.data.pipeline.splits import balance, cut, deal
 
 RATIOS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
@@ -19,10 +19,32 @@ RATIOS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 )
 def test_shares_add_up_and_are_off_by_less_than_one(count, ratios):
     named = {str(place): ratio for place, ratio in enumerate(ratios)}
-    dealt = shares(count, named)
+    (dealt,) = deal([count], named)
     assert sum(dealt.values()) == count
     for name, ratio in named.items():
         assert abs(dealt[name] - count * ratio / sum(ratios)) < 1
+
+
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=1, max_size=60),
+    ratios=st.lists(st.integers(0, 9), min_size=3, max_size=3).filter(lambda r: sum(r) > 0),
+)
+def test_sums_over_many_small_counts_are_off_by_less_than_one(counts, ratios):
+    named = dict(zip(RATIOS, ratios, strict=True))
+    dealt = list(deal(counts, named))
+    assert [sum(shares.values()) for shares in dealt] == counts
+    for name, ratio in named.items():
+        share = ratio / sum(ratios)
+        assert abs(sum(shares[name] for shares in dealt) - share * sum(counts)) < 1
+        assert all(abs(d[name] - share * n) < 1 for d, n in zip(dealt, counts, strict=True))
+
+
+def test_a_long_tail_of_values_reaches_every_split():
+    values = [f"answer {row // 4}" for row in range(400)]
+    sizes = {name: len(rows) for name, rows in cut(400, RATIOS, "f", 0, values=values).items()}
+    assert sizes == {"train": 320, "validation": 40, "test": 40}
+    alone = cut(10, RATIOS, "f", 0, values=[str(row) for row in range(10)])  # every value once
+    assert {name: len(rows) for name, rows in alone.items()} == {"train": 8, "validation": 1, "test": 1}
 
 
 @settings(max_examples=30, deadline=None)
