@@ -7,6 +7,7 @@ of transformers'; of any other module it holds `model.safetensors` alone.
 import os
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from quicksviewer.zoo.options import LoadOptions, to_device
 from quicksviewer.zoo.registry import AUTO, FAMILIES, Family, family_named, saved_class
 
 WEIGHTS = "model.safetensors"
-WEIGHT_FILES = ("model*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
+WEIGHT_FILES = {"model": ("model*.safetensors*", "pytorch_model*.bin*"), "adapter": ("adapter_model*",)}
+"""Kinds of weights -> their files in a folder. An adapter lies beside its base without replacing it."""
 HINTS = {
     "Salesforce/blip-base": "BLIP's published checkpoints for retrieval are Salesforce/blip-itm-base-coco, "
     "blip-itm-base-flickr and the two large ones"
@@ -95,10 +97,10 @@ def _check_weights(name, config: dict, model, report: dict) -> None:
 def save_model(model: nn.Module, save_path: str | os.PathLike, tokenizer=None, processor=None) -> Path:
     """Weights, config, tokenizer and processor into a folder, which is made; gives the folder back.
 
-    Written aside and put in place file by file. Weights that lie there from an earlier model are removed,
-    other files stay.
+    Written aside and put in place file by file. Weights of the same kind that lie there from an earlier model
+    are removed, other files stay.
     """
-    folder = Path(save_path)
+    folder = Path(save_path).resolve()
     aside = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -113,14 +115,16 @@ def save_model(model: nn.Module, save_path: str | os.PathLike, tokenizer=None, p
         _put_in_place(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder
+    return Path(save_path)
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
     files = [path.relative_to(aside) for path in aside.rglob("*") if path.is_file()]
-    stale = {old for pattern in WEIGHT_FILES for old in folder.glob(pattern)}
-    for old in stale - {folder / file for file in files}:
-        old.unlink()
+    for patterns in WEIGHT_FILES.values():
+        if any(fnmatch(str(file), pattern) for file in files for pattern in patterns):
+            stale = {old for pattern in patterns for old in folder.glob(pattern)}
+            for old in stale - {folder / file for file in files}:
+                old.unlink()
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         os.replace(aside / file, folder / file)

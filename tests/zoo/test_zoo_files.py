@@ -1,5 +1,7 @@
 """Saving and loading folders: transformers' models, any module, what lies there already."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -69,6 +71,37 @@ def test_saving_again_leaves_no_old_weights_and_no_scratch(loaded, tmp_path):
     assert [p.name for p in folder.glob("*.safetensors*")] == ["model.safetensors"]
     assert (folder / "notes.txt").read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_adapter_lies_beside_the_weights_of_its_base(loaded, tmp_path):
+    peft = pytest.importorskip("peft")
+    result, folder = loaded("blip", "vqa"), tmp_path / "model"
+    save_model(result["model"], folder, processor=result["processor"])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    base = load_model_from_path(folder, device="cpu")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["query"], init_lora_weights=False))
+    adapter = folder / "adapter_model.safetensors"
+    (folder / "adapter_model.bin").write_bytes(b"of an earlier one")
+    save_model(adapted, folder)
+    assert adapter.is_file() and not (folder / "adapter_model.bin").exists()
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    learned = {n.removeprefix("base_model.model."): p for n, p in adapted.named_parameters() if "lora" in n}
+    found = dict(load_model_from_path(folder, device="cpu").named_parameters())
+    assert learned and all(torch.equal(found[name], p) for name, p in learned.items())
+    kept = adapter.read_bytes()
+    save_model(result["model"], folder)
+    assert adapter.read_bytes() == kept and (folder / "model.safetensors").is_file()
+
+
+def test_the_folder_in_which_the_program_runs_can_be_saved_to(tmp_path, monkeypatch):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    first = Own()
+    assert save_model(first, ".") == Path(".")
+    again = load_model_from_path(".", Own, device="cpu")
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "model.safetensors"]
 
 
 def test_a_save_that_fails_leaves_the_folder_as_it_was(loaded, tmp_path):
