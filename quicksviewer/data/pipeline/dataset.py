@@ -1,14 +1,14 @@
 """One split of a pipeline: examples by number, encoded when they are asked for, and the order of an epoch."""
 
 import hashlib
-import json
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from quicksviewer.data.dataset import BadSamplePolicy
+from quicksviewer.data.ledger import BadRow, Ledger, digest
 from quicksviewer.data.pipeline.config import BadRowsConfig, PipelineConfig
 from quicksviewer.data.pipeline.encode import Encoder
 from quicksviewer.data.pipeline.sources import Joined
@@ -33,7 +33,9 @@ class PipelineDataset(Dataset):
         if getattr(self.section, "multiple_captions", False):
             self._unfold()
         self.policy = BadSamplePolicy(replace=bad.policy == "quarantine", max_share=bad.max_share)
-        self._seen, self._found = 0, set()
+        self.ledger = Ledger(bad.file)
+        self._seen = self._bad = 0
+        """Rows that this process has drawn, and those of them that could not be used."""
 
     def _unfold(self) -> None:
         """An index for every caption. A row that cannot be read stays one, and fails when it is asked for."""
@@ -90,16 +92,15 @@ class PipelineDataset(Dataset):
         raise SampleError(where, f"{self.policy.tries} rows that were tried in its place are bad as well")
 
     def _note(self, index: int, error: SampleError) -> None:
-        """One line of the quarantine for each bad row. SampleError when there are too many."""
-        if index not in self._found:
-            self._found.add(index)
-            path = Path(self.bad.file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                line = {"where": error.where, "error": error.reason}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        if self._seen > 50 and len(self._found) > self.policy.max_share * self._seen:
-            told = f"{len(self._found)} of {self._seen} rows cannot be used, the last: {error}"
+        """One line of the quarantine for each bad row, whichever processes draw it and how often. SampleError
+        when there are too many."""
+        self._bad += 1
+        row = None
+        with suppress(SampleError):  # no row at all, which is what the error says
+            row = digest(self.record(index))
+        self.ledger.add(BadRow(where=error.where, reason=error.reason, row=row, by="pipeline"))
+        if self._seen > self.policy.first and self._bad > self.policy.max_share * self._seen:
+            told = f"{self._bad} of {self._seen} rows cannot be used, the last: {error}"
             raise SampleError(str(self.bad.file), told) from error
 
 

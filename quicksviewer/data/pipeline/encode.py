@@ -25,6 +25,9 @@ from quicksviewer.utils.media_gate import RootedPath
 BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk)[A-Za-z0-9+/\s]{128,}={0,2}\s*")
 """A picture as base64: its first letters are those of PNG, JPEG, GIF, WEBP or BMP."""
 
+UNLIMITED = 10**9
+"""A tokenizer that says so many tokens or more (transformers writes 10**30) has no limit."""
+
 
 def open_image(reference: Any, folder: str, root: str | None) -> Image.Image:
     """The RGB picture that a row names: a path, its bytes (also as {"bytes": ..., "path": ...}), a data URL,
@@ -82,10 +85,12 @@ class Encoder:
         lengths = {"vqa": ("max_question_length", "max_answer_length")}
         lengths |= {"image_captioning": (None, "max_caption_length")}
         lengths |= {"image_text_retrieval": ("max_text_length", None)}
+        own = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else None
         self.max_text, self.max_target = (
-            (getattr(section, name) if name else None) or config.tokenizer.max_length
+            (getattr(section, name) if name else None) or config.tokenizer.max_length or own
             for name in lengths[config.task_type]
         )
+        """Most tokens of a text and of a target, or None."""
 
     def __call__(self, example: Example, folder: str) -> dict[str, Any]:
         """pixel_values, and of input_ids, labels (lists of ids) and label (0 or 1) what the task has;

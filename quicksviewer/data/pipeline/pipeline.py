@@ -147,7 +147,8 @@ class DataPipeline:
 
     def get_dataloader(self, split: str = "train") -> DataLoader:
         """Batches of a split (collate.py says what is in them). Those of train come in another order each
-        time they are gone through; they are the same for any number of workers."""
+        time they are gone through; they are the same for any number of workers, which stay for all epochs,
+        with their caches."""
         data, options = self.get_dataset(split), self.config.dataloader
         is_train = NAMES[split] == "train"
         reach = self.config.optimization.shuffle_buffer if self.config.optimization.use_streaming else None
@@ -157,6 +158,7 @@ class DataPipeline:
             batch_size=options.batch_size,
             sampler=EpochSampler(len(data), data.fingerprint, self.config.seed, reach) if shuffles else None,
             num_workers=options.num_workers,
+            persistent_workers=options.num_workers > 0,
             pin_memory=options.pin_memory and torch.cuda.is_available(),
             drop_last=options.drop_last and is_train,
             collate_fn=self.collator,

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from picture_world import picture, write_jsonl
 from PIL import Image
 
 from quicksviewer.data.pipeline import DataPipeline
+from quicksviewer.data.pipeline.encode import Encoder
 from quicksviewer.data.preprocess import SampleError
 
 
@@ -103,6 +105,24 @@ def test_lengths_are_held_and_filled_up(ready):
     strict = ready(vqa=fixed, tokenizer={"name": name, "truncation": False})
     with pytest.raises(SampleError, match=r"rows.jsonl:1: 7 tokens exceed the limit of 5"):
         strict.get_dataset("train")[0]
+
+
+def test_a_text_is_never_longer_than_its_tokenizer_says(ready, world, rows, tmp_path):
+    long = rows[0] | {"question": "what color is it? " * 40, "answer": "red " * 100}
+    paths = {"train": str(write_jsonl(tmp_path / "rows.jsonl", [long, rows[0]]))}
+    settings = {"data_paths": paths, "image": {"root_dir": str(world / "pictures")}}
+    pipeline = ready(**settings)
+    assert pipeline.tokenizer.model_max_length == 64
+    row = pipeline.get_dataset()[0]
+    assert len(row["input_ids"]) == len(row["labels"]) == 64
+    name = pipeline.config.tokenizer.name
+    strict = ready(**settings, tokenizer={"name": name, "truncation": False}).get_dataset()
+    assert equal_rows(strict[1], ready().get_dataset()[0])
+    with pytest.raises(SampleError, match="rows.jsonl:1: 202 tokens exceed the limit of 64"):
+        strict[0]
+    pipeline.tokenizer.model_max_length = int(1e30)  # as transformers has it for a tokenizer without a limit
+    free = Encoder(pipeline.config, pipeline.tokenizer, pipeline.image_processor)
+    assert (free.max_text, free.max_target) == (None, None)
 
 
 def test_size_steps_and_raw_pictures_are_followed(ready, world):
@@ -207,6 +227,55 @@ def test_too_many_bad_rows_end_the_run(ready, world, rows, tmp_path):
     with pytest.raises(SampleError, match="of 5. rows cannot be used"):
         for index in range(len(data)):
             data[index]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_over_epochs_and_workers_a_bad_row_is_one_line(ready, world, rows, tmp_path, workers):
+    path, file = write_jsonl(tmp_path / "rows.jsonl", [*rows, "{"]), tmp_path / "bad.jsonl"
+    settings = {"data_paths": {"train": str(path)}, "image": {"root_dir": str(world / "pictures")}}
+    settings |= {"bad_rows": {"policy": "quarantine", "file": str(file)}}
+    settings |= {"dataloader": {"batch_size": 2, "num_workers": workers}}
+    for _ in range(2):  # a second run finds its line, too
+        assert len(epochs(ready(**settings), 3)) == 27
+        (line,) = [json.loads(text) for text in file.read_text().splitlines()]
+        assert line["where"] == f"{path}:17" and "not readable as JSON" in line["reason"]
+
+
+def test_a_row_that_is_drawn_several_times_is_one_line(ready, world, rows, tmp_path):
+    bad = rows[0] | {"image": "none.png", "answer": "rare"}
+    path, file = write_jsonl(tmp_path / "rows.jsonl", [bad, *rows]), tmp_path / "bad.jsonl"
+    settings = {"data_paths": {"train": str(path)}, "image": {"root_dir": str(world / "pictures")}}
+    settings |= {"bad_rows": {"policy": "quarantine", "file": str(file), "max_share": 0.5}}
+    data = ready(**settings, balance={"enabled": True, "label_field": "answer"}).get_dataset()
+    assert data.rows.tolist().count(0) == 4 and all(data[index]["labels"] for index in range(len(data)))
+    assert len(file.read_text().splitlines()) == 1
+
+
+def test_a_worker_keeps_its_pictures_for_later_epochs(ready, world, rows, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(world / "pictures", folder)
+    loader = ready(
+        data_paths={"train": str(folder / "rows.jsonl")},
+        dataloader={"batch_size": 4, "num_workers": 1},
+        optimization={"cache_images": True},
+    ).get_train_dataloader()
+    assert len(list(loader)) == 4
+    for picture_file in folder.glob("*.png"):
+        picture_file.unlink()
+    assert len(list(loader)) == 4
+
+
+def test_a_worker_counts_bad_rows_over_all_epochs(ready, world, rows, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows, *["{"] * 8])
+    loader = ready(
+        data_paths={"train": str(path)},
+        image={"root_dir": str(world / "pictures")},
+        bad_rows={"policy": "quarantine", "file": str(tmp_path / "bad.jsonl"), "max_share": 0.2},
+        dataloader={"batch_size": 4, "num_workers": 1},
+    ).get_train_dataloader()
+    assert len(list(loader)) == 6  # fewer rows than a worker draws before it judges
+    with pytest.raises(Exception, match=r"\d+ of 5\d rows cannot be used"):
+        list(loader)
 
 
 def test_the_most_frequent_of_several_answers_is_learned(ready, world, rows, tmp_path):
