@@ -154,9 +154,12 @@ def _cut(store: FrameStoreWriter, name: str, path: str, cut: Cut) -> None:
     limits = MediaLimits(isolation="process", decode_seconds=cut.seconds)
     with open_video(path, cut.decoder, limits) as video:
         info = video.probe()
-        times = plan_frames(info, cut.fps, MAX_FRAMES).times
-        frames = (frame for some in in_chunks(video, times) for frame in _sized(some, cut.size))
-        store.append(name, frames, cut.fps, info.duration)
+        plan = plan_frames(info, cut.fps, MAX_FRAMES)
+        if plan.policy != "rate":
+            asked = f"{info.duration:.0f} s at {cut.fps:g} a second"
+            raise MediaError(path, f"{asked} are more than {MAX_FRAMES} frames (--fps)")
+        frames = (frame for some in in_chunks(video, plan.times) for frame in _sized(some, cut.size))
+        store.append(name, frames, plan.fps, info.duration)
 
 
 def _sized(frames_NHWC: np.ndarray, size: int | None) -> np.ndarray:

@@ -9,12 +9,15 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Literal
 
 from quicksviewer.utils.config import build, to_plain
-from quicksviewer.utils.video import VideoInfo
+from quicksviewer.utils.utils import get_logger
+from quicksviewer.utils.video import SAMPLED, VideoInfo
 
+logger = get_logger(__name__)
 SLACK = 1e-9
 """Keeps a frame count from flipping on the last digits of a product of floats."""
 
@@ -28,7 +31,7 @@ class FramePlan:
 
     times: tuple[float, ...]
     fps: float
-    """The rate wished for; 0 where the moments were given."""
+    """The rate wished for, or that of the store where it has fewer frames; 0 where the moments were given."""
     max_frames: int
     start: float
     end: float
@@ -36,7 +39,7 @@ class FramePlan:
     policy: Policy = "rate"
     decoder: str = ""
     decoder_version: str = ""
-    """Who read the video that the plan was made for: a row of VIDEO_READERS and its version."""
+    """Who read the video that the plan was made for, as in VideoInfo."""
 
     def __post_init__(self):
         if not 1 <= len(self.times) <= self.max_frames:
@@ -65,13 +68,17 @@ def plan_frames(
     """Moments at `fps` in the clip [start, end), each in the middle of its interval: 0.5/fps, 1.5/fps, ...
 
     A clip shorter than that gives its middle. More than `max_frames` moments become exactly `max_frames`, the
-    middles of equal parts of the clip. An `end` behind the end of the video means the end of the video.
+    middles of equal parts of the clip. An `end` behind the end of the video means the end of the video. A
+    store of frames is looked at with its own rate at most: more moments would show a frame twice.
     Raises ValueError on a rate, a number of frames or a clip that makes no sense.
     """
     if not (fps > 0 and math.isfinite(fps)):
         raise ValueError(f"fps must be a positive number, got {fps}")
     if max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
+    if info.decoder in SAMPLED and fps > info.fps:
+        _say_own_rate(info.path.partition("::")[0], info.fps, fps)
+        fps = info.fps
     first, last = _clip(info, start, end)
     length = last - first
     count = math.ceil(length * fps - 0.5 - SLACK)
@@ -83,6 +90,14 @@ def plan_frames(
         times = tuple(first + (i + 0.5) * length / max_frames for i in range(max_frames))
     policy = "rate" if count <= max_frames else "even"
     return FramePlan(times, fps, max_frames, first, last, policy, info.decoder, info.decoder_version)
+
+
+@cache
+def _say_own_rate(store: str, own: float, wished: float) -> None:
+    """Once for each store."""
+    logger.warning(
+        "%s holds %g frames a second; %g are asked for, and it is read at its own rate", store, own, wished
+    )
 
 
 def plan_given(

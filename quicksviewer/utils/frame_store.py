@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from quicksviewer.utils.array_file import ALIGN, DamagedFile, map_block, write_block
@@ -121,9 +122,10 @@ class FrameStoreWriter:
 
     def _finish(self) -> None:
         """The index behind the frames; all on the disk before the file gets its name."""
-        counts, widths, heights, rates, seconds = zip(*self._videos.values(), strict=True) or ((),) * 5
+        facts = self._videos.values()
+        counts, widths, heights, rates, seconds = zip(*facts, strict=True) if facts else ((),) * 5
         arrays = {
-            "firsts": np.cumsum([0, *counts]),
+            "firsts": np.cumsum([0, *counts], dtype="<i8"),
             "widths": np.array(widths, "<u4"),
             "heights": np.array(heights, "<u4"),
             "rates": np.array(rates, "<f8"),
@@ -208,9 +210,8 @@ class FrameStore(Closing):
         said = [index[key][row].item() for key in ("seconds", "rates", "widths", "heights")]
         try:
             seconds, fps, width, height = said
-            info = VideoInfo(
-                f"{self.path}::{name}", seconds, self._count(row), fps, width, height, self.format
-            )
+            facts = seconds, self._count(row), fps, width, height, self.format
+            info = VideoInfo(f"{self.path}::{name}", *facts, "frames", PIL.__version__)
         except ValueError as error:
             raise MediaError(self.path, f"damaged frame store: {error}") from error
         return StoredVideo(info, self._limits, lambda indices: self._frames(row, indices))

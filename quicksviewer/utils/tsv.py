@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from quicksviewer.utils.image import image_size
@@ -219,7 +220,8 @@ class TSVReader(Closing):
         letters = self._letters(name)
         width, height = self._size(name, letters, 0)
         count = len(letters)
-        info = VideoInfo(f"{self.path}#{name}", count / STORE_FPS, count, STORE_FPS, width, height, "mjpeg")
+        facts = count / STORE_FPS, count, STORE_FPS, width, height, "mjpeg"
+        info = VideoInfo(f"{self.path}::{name}", *facts, "tsv", PIL.__version__)
         return StoredVideo(info, self._limits, lambda indices: self._decode(name, letters, indices))
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ from quicksviewer.utils.media import MediaError, MediaLimits
 
 MAX_THREADS = 2
 """Decoder threads of one reader: data workers run in parallel already."""
+SAMPLED = ("tsv", "frames")
+"""Stores in the place of a decoder: their frames were picked from a video, at a rate of their own."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class VideoInfo:
     height: int
     codec: str
     decoder: str = ""
-    """Who says so, and decodes the frames: the name of a row of VIDEO_READERS, and its version."""
+    """Who says so, and decodes the frames: a row of VIDEO_READERS or a store of SAMPLED, and its version."""
     decoder_version: str = ""
 
     def __post_init__(self):
