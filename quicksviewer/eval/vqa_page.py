@@ -14,6 +14,7 @@ from quicksviewer.data.mixture import spread_subset
 from quicksviewer.data.pipeline.dataset import PipelineDataset
 from quicksviewer.data.pipeline.encode import open_image
 from quicksviewer.data.preprocess import SampleError
+from quicksviewer.eval.report import number
 from quicksviewer.utils.media import MediaError
 
 MISTAKES, RIGHT = 60, 20
@@ -57,9 +58,9 @@ def _table(result: dict) -> str:
     for kind, row in result["by_kind"].items():
         lines.append(
             f"<tr><td>{escape(kind)}<td>{row['items']}<td>{row['accuracy']:.3f}"
-            f"<td>{row['low']:.3f} .. {row['high']:.3f}<td>{row['chance']:.3f}</tr>"
+            f"<td>{row['low']:.3f} .. {row['high']:.3f}<td>{number(row['chance'], 3)}</tr>"
         )
-    told = f"<p>Guessing blind by the words of the question: {result['blind_by_question']:.3f}</p>"
+    told = f"<p>Guessing blind by the words of the question: {number(result['blind_by_question'], 3)}</p>"
     return "\n".join([*lines, "</table>", told])
 
 

@@ -5,7 +5,7 @@
 Writes one JSON that says how it came about, and beside it a page of pictures with questions, answers and
 mistakes. Greedy decoding; a question that cannot be asked counts as wrong. The blind guesses that stand
 beside the accuracy are the most frequent answers of train: for a type of question (`chance`), and for its
-very words.
+very words. Where the pipeline has no train they are left empty.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from quicksviewer.data.pipeline.dataset import PipelineDataset
 from quicksviewer.data.pipeline.pipeline import DataPipeline
 from quicksviewer.data.preprocess import SampleError
 from quicksviewer.eval.metrics import by_kind, mean
+from quicksviewer.eval.report import number
 from quicksviewer.eval.run import report, weights_hash
 from quicksviewer.eval.vqa import majority, type_of, vqa_accuracy
 from quicksviewer.eval.vqa_page import write_page
@@ -47,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     write_page(page, result, pipeline.get_dataset(args.split))
     out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     report(result, out)
-    print(f"guessing blind by the words of the question: {result['blind_by_question']:.3f}; page: {page}")
+    print(
+        f"guessing blind by the words of the question: {number(result['blind_by_question'], 3)}; page: {page}"
+    )
     return 0 if any(record["error"] is None for record in result["records"]) else 1
 
 
@@ -68,6 +71,7 @@ def evaluate(
 ) -> dict:
     """Accuracy of a split by type of question, with what blind guesses reach, and a record of each question.
 
+    Without a train there is nothing to guess from: `blind_by_question` and every `chance` are None.
     ValueError where the pipeline has no such split.
     """
     data, began = pipeline.get_dataset(split), time.time()
@@ -76,12 +80,17 @@ def evaluate(
     for begin in range(0, len(records), batch_size):
         _answer(model, pipeline, data, [r for r in records[begin : begin + batch_size] if not r["error"]])
     seconds = time.time() - began
-    by_question = _guess_blindly(records, pipeline)
+    has_train = "train" in pipeline.datasets
+    by_question = _guess_blindly(records, pipeline) if has_train else None
+    rows = by_kind(records)
+    if not has_train:
+        for row in [*records, *rows.values()]:
+            row["chance"] = None
     return {
         "task": "vqa",
         "split": split,
         "seconds": round(seconds, 1),
-        "by_kind": by_kind(records),
+        "by_kind": rows,
         "blind_by_question": by_question,
         "records": records,
     }

@@ -153,6 +153,27 @@ def test_a_checkpoint_is_measured_and_its_mistakes_are_shown(world, tmp_path, ca
     assert f"Mistakes: {wrong} of 9" in page.texts
 
 
+def test_without_a_train_nothing_is_guessed_and_nothing_is_lost(world, tmp_path, capsys):
+    config = yaml.safe_load((world / "pipeline.yaml").read_text())
+    del config["data_paths"]["train"]
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(config))
+    found = {}
+    for name, path in {"with": world / "pipeline.yaml", "without": tmp_path / "alone.yaml"}.items():
+        words = ["--model-path", str(world / "blip"), "--config", str(path), "--device", "cpu"]
+        assert main([*words, "--out", str(tmp_path / f"{name}.json")]) == 0
+        found[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("guessing blind by the words of the question: -;")
+    texts = Page((tmp_path / "without.html").read_text()).texts
+    assert texts.count("-") == len(found["without"]["by_kind"])  # the last cell of every row
+    assert found["without"]["blind_by_question"] is None
+    for name, result in found.items():
+        for row in [*result["records"], *result["by_kind"].values()]:
+            assert (row.pop("chance") is None) == (name == "without")
+    assert found["with"]["records"] == found["without"]["records"]
+    assert found["with"]["by_kind"] == found["without"]["by_kind"]
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
