@@ -20,9 +20,7 @@ from quicksviewer.conversation import Turn
 from quicksviewer.eval.task import Benchmark, Item, Score, write_prompts
 from quicksviewer.model.llava_arch import EncodedMedia, Media
 from quicksviewer.utils.data_util import MediaError
-
-GREEDY = dict(do_sample=False, num_beams=1, repetition_penalty=1.0, temperature=None, top_p=None, top_k=None)
-"""Every one is said, so that no checkpoint's defaults creep in."""
+from quicksviewer.utils.generation import GREEDY
 
 
 def make_batches(items: Sequence[Item], size: int) -> list[list[Item]]:

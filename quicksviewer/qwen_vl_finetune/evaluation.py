@@ -10,6 +10,8 @@ import torch
 from quicksviewer.qwen_vl_finetune.metrics import METRICS, character_error_rate
 from quicksviewer.qwen_vl_finetune.prompts import batched, encode_prompt, user_turn
 from quicksviewer.qwen_vl_finetune.settings import OcrSettings, current
+from quicksviewer.utils.generation import GREEDY
+from quicksviewer.utils.image import to_rgb
 from quicksviewer.utils.modules import get_device
 
 
@@ -26,13 +28,13 @@ def read_pictures(
     settings = current()
     first = settings.image_first if image_first is None else image_first
     turn = [user_turn(instruction or settings.instruction, image_first=first)]
-    rows = [encode_prompt(processor, turn, [image.convert("RGB")]) for image in images]
+    rows = [encode_prompt(processor, turn, [to_rgb(image)]) for image in images]
     batch = batched(rows, processor.tokenizer.pad_token_id, "left")
     batch = {key: value.to(get_device(model)) for key, value in batch.items()}
     was_training = model.training
     ids = model.eval().generate(
         **batch,
-        do_sample=False,
+        **GREEDY,
         max_new_tokens=max_new_tokens or settings.max_new_tokens,
         pad_token_id=processor.tokenizer.pad_token_id,
         eos_token_id=processor.tokenizer.eos_token_id,

@@ -7,7 +7,8 @@ import torch
 from quicksviewer.qwen_vl_finetune.backends import backend
 from quicksviewer.qwen_vl_finetune.prompts import encode_prompt, user_turn
 from quicksviewer.qwen_vl_finetune.settings import current
-from quicksviewer.utils.image import load_image
+from quicksviewer.utils.generation import GREEDY
+from quicksviewer.utils.image import load_image, to_rgb
 from quicksviewer.utils.modules import get_device
 
 
@@ -21,7 +22,7 @@ def prepare_messages(instruction: str | None = None, image_first: bool | None = 
 def prepare_inputs(tokenizer, image: Any, messages: list[dict], device=None) -> dict[str, torch.Tensor]:
     """Tensors of one prompt with its picture (a PIL picture, a path or bytes), on `device` if it is given;
     generate_response brings them to the model's. tokenizer: the processor."""
-    picture = image.convert("RGB") if hasattr(image, "convert") else load_image(image)
+    picture = to_rgb(image) if hasattr(image, "convert") else load_image(image)
     inputs = encode_prompt(tokenizer, messages, [picture])
     return {key: value.to(device) if device is not None else value for key, value in inputs.items()}
 
@@ -43,19 +44,17 @@ def generate_response(
     """
     settings, words = current(), tokenizer.tokenizer
     temperature = settings.temperature if temperature is None else temperature
-    drawn = dict(temperature=temperature, min_p=settings.min_p if min_p is None else min_p)
+    min_p = settings.min_p if min_p is None else min_p
+    choice = dict(do_sample=True, temperature=temperature, min_p=min_p) if temperature else dict(GREEDY)
     if use_streamer:
         from transformers import TextStreamer
 
-        drawn["streamer"] = TextStreamer(words, skip_prompt=True, skip_special_tokens=True)
-    if not temperature:
-        drawn = {key: value for key, value in drawn.items() if key == "streamer"}
+        choice["streamer"] = TextStreamer(words, skip_prompt=True, skip_special_tokens=True)
     inputs = {key: value.to(get_device(model)) for key, value in inputs.items()}
     backend(settings.backend).for_inference(model)
     ids = model.generate(
         **inputs,
-        **drawn,
-        do_sample=bool(temperature),
+        **choice,
         use_cache=True,
         max_new_tokens=max_new_tokens or settings.max_new_tokens,
         pad_token_id=words.pad_token_id,

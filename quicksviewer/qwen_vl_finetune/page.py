@@ -12,6 +12,7 @@ from PIL import Image
 
 from quicksviewer.qwen_vl_finetune.evaluation import compare
 from quicksviewer.synthetic.formulas import render
+from quicksviewer.utils.image import to_rgb
 
 WRONG, RIGHT = 60, 20
 """Formulas of each sort that a page shows, the wrong ones from the worst on."""
@@ -84,7 +85,7 @@ def _drawn(latex: str) -> str:
 
 
 def _inline(image: Image.Image) -> str:
-    image = image.convert("RGB")
+    image = to_rgb(image)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "PNG")

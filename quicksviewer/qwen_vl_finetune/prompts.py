@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from quicksviewer.constants import IGNORE_INDEX
+from quicksviewer.utils.image import to_rgb
 from quicksviewer.utils.utils import get_logger
 
 PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
@@ -38,7 +39,7 @@ def conversation(image: Any, answer: str, instruction: str, image_first: bool = 
 def pictures_of(messages: list[dict]) -> list:
     """The pictures that stand in some turns, in their order."""
     parts = (part for turn in messages for part in turn["content"] if isinstance(part, Mapping))
-    return [part["image"].convert("RGB") for part in parts if part.get("type") == "image" and "image" in part]
+    return [to_rgb(part["image"]) for part in parts if part.get("type") == "image" and "image" in part]
 
 
 def encode_prompt(processor, messages: list[dict], images: list | None = None) -> dict[str, Tensor]:

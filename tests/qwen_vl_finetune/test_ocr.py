@@ -48,6 +48,20 @@ def test_inference_answers_and_streams_the_same(loaded, formulas, capsys):
     assert isinstance(inference.run_inference(loaded.model, loaded.processor, picture, max_new_tokens=3), str)
 
 
+def test_no_default_of_a_checkpoint_reaches_a_greedy_answer(loaded, formulas):
+    model, processor, picture = loaded.model, loaded.processor, formulas[0]["image"]
+    asked = dict(max_new_tokens=8)
+    expected = read_pictures(model, processor, [picture], **asked)
+    inputs = inference.prepare_inputs(processor, picture, inference.prepare_messages())
+    model.generation_config.update(repetition_penalty=50.0, do_sample=True, top_k=3, temperature=9.0)
+    written = model.generate(**inputs, **asked, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    penalised = processor.tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert penalised != expected[0][0], "the penalty must be one that shows"
+    assert read_pictures(model, processor, [picture], **asked) == expected
+    said = inference.generate_response(model, processor, inputs, **asked, temperature=0, use_streamer=False)
+    assert said == expected[0][0]
+
+
 def test_an_evaluation_counts_what_it_has_read(loaded, formulas, tmp_path):
     told = []
     settings = OcrSettings(eval_samples=5, eval_batch_size=2, max_new_tokens=6)

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from quicksviewer.constants import IGNORE_INDEX
+from quicksviewer.qwen_vl_finetune import page
 from quicksviewer.qwen_vl_finetune.data_processing import convert_to_conversation
+from quicksviewer.qwen_vl_finetune.evaluation import read_pictures
 from quicksviewer.qwen_vl_finetune.inference import prepare_inputs, prepare_messages
 from quicksviewer.qwen_vl_finetune.load import load
 from quicksviewer.qwen_vl_finetune.prompts import (
@@ -15,6 +18,7 @@ from quicksviewer.qwen_vl_finetune.prompts import (
     encode_example,
     encode_prompt,
 )
+from quicksviewer.utils.image import load_image
 
 
 @pytest.mark.parametrize("image_first", [True, False])
@@ -34,6 +38,29 @@ def test_training_and_inference_see_the_same_prompt(real_processor, formulas, im
         assert torch.equal(answer, trained["input_ids"][0, length:])
         words = real_processor.tokenizer
         assert words.decode(answer[:-1]) == row["text"] and answer[-1] == words.eos_token_id
+
+
+def test_what_is_transparent_is_white_wherever_a_row_comes_from(loaded, tmp_path):
+    """A PIL picture, as parquet and the hub give it, and the file that a JSONL row names."""
+    picture = Image.new("RGBA", (84, 56), (0, 0, 0, 0))
+    picture.paste((200, 30, 30, 255), (10, 10, 50, 40))
+    picture.save(tmp_path / "clear.png")
+    white = Image.new("RGB", picture.size, "white")
+    white.paste((200, 30, 30), (10, 10, 50, 40))
+    trained = [
+        encode_example(loaded.processor, convert_to_conversation({"image": image, "text": "x"}))
+        for image in (white, picture, load_image(tmp_path / "clear.png"))
+    ]
+    asked = [
+        prepare_inputs(loaded.processor, image, prepare_messages())
+        for image in (picture, str(tmp_path / "clear.png"))
+    ]
+    assert all(torch.equal(row["pixel_values"], trained[0]["pixel_values"]) for row in trained + asked)
+    read = [
+        read_pictures(loaded.model, loaded.processor, [image], max_new_tokens=6) for image in (white, picture)
+    ]
+    assert read[0] == read[1]
+    assert page._inline(picture) == page._inline(white)
 
 
 def test_training_tokens_are_those_of_the_whole_rendered_text(real_processor, formulas):

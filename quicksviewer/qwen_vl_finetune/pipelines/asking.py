@@ -28,6 +28,7 @@ from quicksviewer.qwen_vl_finetune.pipelines.language import (
 from quicksviewer.qwen_vl_finetune.pipelines.metrics import classification
 from quicksviewer.qwen_vl_finetune.pipelines.settings import Asking
 from quicksviewer.utils.dist import seed_everything
+from quicksviewer.utils.generation import GREEDY
 
 RESULTS = "inference_results.json"
 
@@ -117,9 +118,9 @@ class Asked:
 
     def _write(self, ids: list[int], batch: Batch, place: int) -> str:
         """What the model answers to one question; alone, so that nothing is padded on the left."""
-        sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        choice: dict[str, Any] = GREEDY
         if self.config.temperature:
-            sampling = dict(do_sample=True, temperature=self.config.temperature, top_p=self.config.top_p)
+            choice = dict(do_sample=True, temperature=self.config.temperature, top_p=self.config.top_p)
         sizes = batch.grid_B3.prod(dim=1).tolist()
         pixels = batch.pixels_PD.split(sizes)[place]
         rows: Rows = make_rows(self.prompts, [ids], [[]], self.device)
@@ -132,6 +133,6 @@ class Asked:
             max_new_tokens=self.config.max_new_tokens,
             pad_token_id=self.prompts.pad_id,
             eos_token_id=self.prompts.end_id,
-            **sampling,
+            **choice,
         )
         return self.prompts.tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True).strip()
