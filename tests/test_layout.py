@@ -2,8 +2,10 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,25 @@ def test_everything_imports_without_the_optional_packages():
     assert found["failed"] == {}
     assert found["public"] == [], "public names that their module does not have"
     assert found["early"] == [], "the command line must load nothing heavy before its word is known"
+
+
+# --- extras ---
+
+
+def named_extras(path: Path) -> set[str]:
+    """Extras that a file asks for: in a `require`, or in a text on how to install."""
+    text = path.read_text(encoding="utf-8")
+    found = {name for names in re.findall(r"quicksviewer\[([\w,]+)\]", text) for name in names.split(",")}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("require", "registry.require"):
+            found |= {arg.value for arg in node.args[1:] if isinstance(arg, ast.Constant)}
+    return found
+
+
+def test_every_extra_that_is_asked_for_is_declared():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wrong = {str(path.relative_to(ROOT)): named_extras(path) - set(declared) for path in modules()}
+    assert {path: names for path, names in wrong.items() if names} == {}
 
 
 # --- budgets ---

@@ -7,6 +7,7 @@ its own (scripts/lmms_eval_env.sh), and nothing else imports this file. Question
 by the loop of `quicksviewer eval`, so that both give the same answers.
 """
 
+import importlib
 import logging
 import os
 from dataclasses import replace
@@ -18,7 +19,6 @@ import torch
 from quicksviewer.conversation import Turn
 from quicksviewer.eval.answering import GREEDY, Answerer, make_batches
 from quicksviewer.eval.task import Benchmark, Item, Score
-from quicksviewer.utils.registry import require
 
 logger = logging.getLogger("quicksviewer.lmms_eval")
 NAME, CLASS = "quicksviewer", "Quicksviewer"
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> type:
 
 def _lmms_eval(module: str):
     try:
-        return require(module, "lmms")
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         hint = "lmms-eval is not installed; bash scripts/lmms_eval_env.sh makes an environment that has it"
         raise ModuleNotFoundError(hint, name=error.name) from error

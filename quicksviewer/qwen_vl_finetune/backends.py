@@ -3,6 +3,7 @@
 unsloth needs a GPU to be imported at all; it is looked for when its row is asked for.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from quicksviewer.qwen_vl_finetune.load import Loaded, load
 from quicksviewer.qwen_vl_finetune.lora import LoraSettings, attach, load_with_adapter, merged
-from quicksviewer.utils.registry import load_target, lookup, require
+from quicksviewer.utils.registry import load_target, lookup
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,20 @@ PORTABLE = Backend(
 
 # --- unsloth
 
+HOW_TO_INSTALL = (
+    "unsloth is missing. It pins other versions of torch and transformers than quicksviewer, so no extra "
+    "brings it: in an environment of its own, pip install unsloth, then pip install --no-deps quicksviewer. "
+    "backend: portable does without it"
+)
+
 
 def _unsloth():
-    return require("unsloth", "unsloth").FastVisionModel
+    try:
+        return importlib.import_module("unsloth").FastVisionModel
+    except ModuleNotFoundError as error:
+        if error.name != "unsloth":
+            raise
+        raise ModuleNotFoundError(HOW_TO_INSTALL, name="unsloth") from error
 
 
 def _unsloth_load(name: str, load_in_4bit: bool | None, device=None) -> Loaded:
