@@ -118,7 +118,14 @@ def arguments_of(settings: OcrSettings, device: torch.device, **overrides) -> Tr
     )
     if device.type == "cuda" if checkpointing is None else checkpointing:
         given |= {RECOMPUTE: True, f"{RECOMPUTE}_kwargs": {"use_reentrant": False}}
-    return TrainingArguments(**{**given, **overrides})
+    return on_one_device(TrainingArguments(**{**given, **overrides}))
+
+
+def on_one_device(args: TrainingArguments) -> TrainingArguments:
+    """Arguments by which a process uses one device. Over several, transformers would split batches, and
+    pixel_values by their patches."""
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
 
 
 def _optimizer(name: str, device: torch.device) -> str:

@@ -1,7 +1,10 @@
 """Training: the seed's hyper-parameters, the mean over targets, adapters that learn to read."""
 
+from functools import cached_property
+
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from quicksviewer.qwen_vl_finetune import training
 from quicksviewer.qwen_vl_finetune.data_processing import (
@@ -66,6 +69,22 @@ def test_an_optimizer_that_cannot_run_is_replaced_aloud(monkeypatch, caplog):
     monkeypatch.setattr(training, "why_not_quantised", lambda device: "bitsandbytes is missing")
     assert arguments_of(OcrSettings(), torch.device("cpu")).optim == "adamw_torch"
     assert "adamw_torch in place of adamw_8bit: bitsandbytes is missing" in caplog.text
+
+
+class ManyDevices(TrainingArguments):
+    """Arguments on a machine with four devices."""
+
+    @cached_property
+    def _setup_devices(self):
+        found = super()._setup_devices
+        self._n_gpu = 4
+        return found
+
+
+def test_of_many_devices_a_process_uses_one(monkeypatch, tmp_path):
+    assert ManyDevices(output_dir=str(tmp_path), use_cpu=True).n_gpu == 4
+    monkeypatch.setattr(training, "TrainingArguments", ManyDevices)
+    assert arguments_of(OcrSettings(), torch.device("cpu"), output_dir=str(tmp_path)).n_gpu == 1
 
 
 def test_a_model_of_which_nothing_learns_is_refused(loaded, formulas):

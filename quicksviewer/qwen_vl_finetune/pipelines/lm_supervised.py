@@ -179,6 +179,8 @@ def training_arguments(config: LmTrain, folder: Path):
     import torch
     from transformers import TrainingArguments
 
+    from quicksviewer.qwen_vl_finetune.training import on_one_device
+
     known = [f.name for f in fields(TrainingArguments) if f.init]
     given = dict(DEFAULT_ARGS)
     for key, value in config.training_args.items():
@@ -195,8 +197,7 @@ def training_arguments(config: LmTrain, folder: Path):
     args = TrainingArguments(**given, output_dir=str(out))
     if args.world_size > 1:
         raise ValueError(f"task 2 trains in one process on one device, and was started in {args.world_size}")
-    args._n_gpu = min(args.n_gpu, 1)  # of several devices, transformers would split batches over all
-    return args
+    return on_one_device(args)
 
 
 def infer(config: LmInfer, run_id: str | None) -> dict[str, Any]:
