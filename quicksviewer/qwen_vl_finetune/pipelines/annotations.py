@@ -4,9 +4,9 @@
     DATA_ROOT/testset2/{image/, spatial_localize/, annotation.json}
 
 Each JSON file is a list of objects: `image_path` (from DATA_ROOT), `label` (1 fake, 0 real), `mask_path`.
-Of a fake it is the path of a grey picture, bright where pixels were forged; of a real picture anything, by
-custom its size "HEIGHTxWIDTH". A fake whose mask is not there teaches the class alone: its mask is
-unknown, not full.
+Of a fake it is the path of a picture, bright where pixels were forged; of a real picture anything, by custom
+its size "HEIGHTxWIDTH". A fake whose mask is not there teaches the class alone: its mask is unknown, not
+full. No path leaves DATA_ROOT.
 """
 
 import json
@@ -15,18 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from quicksviewer.utils.image import load_image
+from quicksviewer.utils.media_gate import RootedPath
 from quicksviewer.utils.registry import did_you_mean
 from quicksviewer.utils.utils import get_logger
 
 logger = get_logger(__name__)
 
 SIZE = re.compile(r"(\d+)\s*[xX]\s*(\d+)")
-BRIGHT = 128
-"""Grey level from which a pixel of a mask is forged."""
 SHOWN = 3
 """Rows that an error names."""
 
@@ -38,9 +33,9 @@ class Annotation:
 
     name: str
     """As the annotation writes it: what results are listed under."""
-    image: Path
+    image: RootedPath
     label: int
-    mask: Path | None = None
+    mask: RootedPath | None = None
 
     @property
     def mask_is_known(self) -> bool:
@@ -56,7 +51,8 @@ def parse_size(text: str) -> tuple[int, int] | None:
 def read_annotations(path: Path, data_root: Path, limit: int | None = None) -> list[Annotation]:
     """All pictures that a file of annotations names, the first `limit` if given; their files are there.
 
-    ValueError names rows that cannot be used: keys missing, a label that is neither 0 nor 1, no such picture.
+    ValueError names rows that cannot be used: keys missing, a label that is neither 0 nor 1, no such picture,
+    a path that leaves `data_root`.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
@@ -88,17 +84,26 @@ def _annotation(row: object, data_root: Path) -> Annotation:
     label, name = row["label"], row["image_path"]
     if label not in (0, 1) or isinstance(label, bool):
         raise ValueError(f"label must be 1 (fake) or 0 (real), got {label!r}")
-    if not isinstance(name, str) or not (data_root / name).is_file():
+    if not isinstance(name, str) or not (image := rooted_file(data_root, name)):
         raise ValueError(f"no picture {name!r} in {data_root}")
     mask = _mask_path(row.get("mask_path"), data_root) if label else None
-    return Annotation(name=name, image=data_root / name, label=label, mask=mask)
+    return Annotation(name=name, image=image, label=label, mask=mask)
 
 
-def _mask_path(written: object, data_root: Path) -> Path | None:
+def _mask_path(written: object, data_root: Path) -> RootedPath | None:
     """The mask's file, None where there is none. A path is told from a size by its whole text."""
     if not isinstance(written, str) or not written.strip() or parse_size(written):
         return None
-    return data_root / written if (data_root / written).is_file() else None
+    return rooted_file(data_root, written)
+
+
+def rooted_file(root: Path, written: str) -> RootedPath | None:
+    """A path that a row names, bound to its root; None where no file is there. ValueError for one that leaves
+    the root."""
+    path = RootedPath(root, written)
+    if ".." in Path(written).parts or not Path(path).resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"the path {written!r} leaves {root}")
+    return path if Path(path).is_file() else None
 
 
 def _tell_unknown(path: Path, annotations: Sequence[Annotation]) -> None:
@@ -113,21 +118,3 @@ def _tell_unknown(path: Path, annotations: Sequence[Annotation]) -> None:
 def _shown(value: object) -> str:
     text = repr(value)
     return f"{text[:60]} ({type(value).__name__})"
-
-
-# --- masks ---
-
-
-def read_mask(path: Path) -> np.ndarray | None:
-    """Forged pixels of a mask file: (H, W) bool; None where it has none, which says nothing about a fake.
-
-    Bright means at least half of white, so that a small mask stays small and the noise of a JPEG stays dark;
-    a file of the values 0 and 1 alone is taken by its ones.
-    """
-    grey = np.asarray(_grey(path))
-    forged = grey > 0 if grey.max(initial=0) == 1 else grey >= BRIGHT
-    return forged if forged.any() else None
-
-
-def _grey(path: Path) -> Image.Image:
-    return load_image(path).convert("L")

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from quicksviewer.qwen_vl_finetune.pipelines.annotations import Annotation, read_mask
+from quicksviewer.qwen_vl_finetune.pipelines.annotations import Annotation
 from quicksviewer.qwen_vl_finetune.pipelines.letterbox import letterbox, letterbox_mask
 from quicksviewer.qwen_vl_finetune.pipelines.losses import Targets
+from quicksviewer.qwen_vl_finetune.pipelines.masks import read_mask
 from quicksviewer.utils.image import load_image
 
 

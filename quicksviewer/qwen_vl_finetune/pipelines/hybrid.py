@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from quicksviewer.qwen_vl_finetune.lora import LoraSettings, add_saved, attach
-from quicksviewer.qwen_vl_finetune.pipelines.annotations import read_annotations
 from quicksviewer.qwen_vl_finetune.pipelines.asking import whole_model
 from quicksviewer.qwen_vl_finetune.pipelines.batches import Batch, PictureSet, loader
 from quicksviewer.qwen_vl_finetune.pipelines.fusion import FusionConfig, FusionProjector
@@ -27,6 +26,7 @@ from quicksviewer.qwen_vl_finetune.pipelines.language import (
 )
 from quicksviewer.qwen_vl_finetune.pipelines.loop import Group, amp, fit
 from quicksviewer.qwen_vl_finetune.pipelines.losses import head_losses, weighted_sum
+from quicksviewer.qwen_vl_finetune.pipelines.masks import read_with_masks
 from quicksviewer.qwen_vl_finetune.pipelines.metrics import classification
 from quicksviewer.qwen_vl_finetune.pipelines.overlay import OverlayFolder
 from quicksviewer.qwen_vl_finetune.pipelines.settings import HybridEval, HybridLora, HybridTrain
@@ -105,7 +105,7 @@ def train(config: HybridTrain, run_id: str) -> dict[str, Any]:
     seed_everything(config.seed)
     out = config.output(config.output_dir)
     log = CsvLog(out / config.train_log, TRAIN_COLUMNS, run_id)
-    annotations = read_annotations(config.data / config.ann_train, config.data)
+    annotations = read_with_masks(config.data / config.ann_train, config.data)
     hybrid, processor = start(config)
     pictures = PictureSet(annotations, processor.image_processor, config.image_size)
     result: dict[str, Any] = {"folder": out}
@@ -227,7 +227,7 @@ def evaluate(config: HybridEval, run_id: str | None) -> dict[str, Any]:
     run_id, out = run_id or stored["run_id"], config.output(config.eval_dir)
     log = CsvLog(out / config.metrics_csv, EVAL_COLUMNS, run_id)
     hybrid, processor, _ = load_trained(config)
-    annotations = read_annotations(config.data / config.ann_eval, config.data)
+    annotations = read_with_masks(config.data / config.ann_eval, config.data)
     pictures = PictureSet(annotations, processor.image_processor, stored["image_size"])
     scores = PictureScores(pictures, OverlayFolder(out / "overlays", config.overlays))
     answers: list[float] = []

@@ -46,7 +46,7 @@ class PictureScores:
             row, known = self.pictures.annotations[index], bool(batch.known_B[place])
             own = (math.nan, math.nan)
             if known:
-                own = self.maps.add(heat[place], mask[place], inside[place])
+                own = self.maps.add(heat[place], mask[place], inside[place], row.label)
             probability = 1 / (1 + math.exp(-max(-60.0, min(60.0, logits[place]))))
             self.records.append(
                 {

@@ -10,6 +10,8 @@ from PIL import Image
 
 PAD = 128
 """Grey level of the bars."""
+HALF = 0.5 - 1e-4
+"""Share from which a pixel is forged, less what rounding may take."""
 SHAPE_TOLERANCE = 0.02
 """By how much the proportions of a mask may differ from its picture's, rounding included."""
 
@@ -47,15 +49,18 @@ def letterbox(picture: Image.Image, size: int) -> tuple[Image.Image, Box]:
 def letterbox_mask(mask: np.ndarray, picture_size: tuple[int, int], size: int) -> np.ndarray:
     """A bool mask (H, W) on the square of a picture of `picture_size` (width, height): (size, size) bool.
 
-    A pixel is forged if at least half of what it stands for is. ValueError for a mask of another shape.
+    A pixel is forged if at least half of what it stands for is; where that is none, as of a thin stroke, if
+    at least half as much of it is forged as of any. ValueError for a mask of another shape.
     """
     (height, width), (wide, high) = mask.shape, picture_size
     if abs(width * high / (height * wide) - 1) > SHAPE_TOLERANCE:
         raise ValueError(f"the mask is {width} x {height}, its picture {wide} x {high}: another shape")
     box = box_of(wide, high, size)
-    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    part = Image.fromarray(mask.astype(np.float32))
     if mask.shape != (box.height, box.width):
-        grey = grey.resize((box.width, box.height), Image.Resampling.BILINEAR)
+        part = part.resize((box.width, box.height), Image.Resampling.BILINEAR)
+    share = np.asarray(part)
+    least = HALF if share.max() >= HALF else share.max() / 2
     square = np.zeros((size, size), bool)
-    square[box.top : box.top + box.height, box.left : box.left + box.width] = np.asarray(grey) >= 128
+    square[box.top : box.top + box.height, box.left : box.left + box.width] = (share >= least) & (share > 0)
     return square

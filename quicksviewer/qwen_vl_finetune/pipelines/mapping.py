@@ -10,6 +10,7 @@ learned. So no prompt can hold the answer, whatever the template is.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from quicksviewer.qwen_vl_finetune.pipelines.annotations import Annotation, read_annotations
+from quicksviewer.qwen_vl_finetune.pipelines.annotations import Annotation, read_annotations, rooted_file
 from quicksviewer.qwen_vl_finetune.pipelines.language import Prompts
 from quicksviewer.qwen_vl_finetune.pipelines.settings import LmMap, MappedDataset
 from quicksviewer.qwen_vl_finetune.pipelines.tower import load_processor
@@ -52,7 +53,7 @@ def conversation(row: Annotation, question: str, answer: str, data_root: Path) -
     return {
         "image": row.name,
         "label": row.label,
-        "mask": None if row.mask is None else str(row.mask.relative_to(data_root)),
+        "mask": None if row.mask is None else os.path.relpath(row.mask, data_root),
         "messages": [
             {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
             {"role": "assistant", "content": [{"type": "text", "text": answer}]},
@@ -143,10 +144,14 @@ def read_mapped(folder: Path, data_root: Path) -> list[tuple[Annotation, str, st
     found = []
     for number, line in enumerate((folder / ROWS).read_text(encoding="utf-8").splitlines(), start=1):
         row = json.loads(line)
-        if not (data_root / row["image"]).is_file():
+        try:
+            image = rooted_file(data_root, row["image"])
+            mask = rooted_file(data_root, row["mask"]) if row["mask"] else None
+        except ValueError as error:
+            raise ValueError(f"{folder / ROWS}, line {number}: {error}") from error
+        if image is None:
             raise ValueError(f"{folder / ROWS}, line {number}: no picture {row['image']!r} in {data_root}")
-        mask = data_root / row["mask"] if row["mask"] else None
-        picture = Annotation(name=row["image"], image=data_root / row["image"], label=row["label"], mask=mask)
+        picture = Annotation(name=row["image"], image=image, label=row["label"], mask=mask)
         user, assistant = row["messages"]
         found.append((picture, user["content"][1]["text"], assistant["content"][0]["text"]))
     return found

@@ -1,8 +1,8 @@
 """Figures of merit: of the class (AUROC, accuracy, F1 for "fake") and of the heat map (IoU, Dice).
 
 N pictures. Heat maps are judged where the picture is, against the mask's own pixels, never against a
-threshold of the prediction. Only fakes with a mask have an IoU; how much heat pictures without a forged
-pixel get is a figure of its own.
+threshold of the prediction. Only fakes with a mask have an IoU; how much heat real pictures
+get is a figure of its own.
 """
 
 import math
@@ -57,15 +57,20 @@ class MapScores:
     called: list[int] = field(default_factory=list)
     forged: list[int] = field(default_factory=list)
     heat_of_clean: list[float] = field(default_factory=list)
-    """Of each picture whose mask is known to be empty, the share of its pixels that are called forged."""
+    """Of each real picture, the share of its pixels that are called forged."""
 
-    def add(self, heat_HW: np.ndarray, mask_HW: np.ndarray, inside_HW: np.ndarray) -> tuple[float, float]:
-        """Count one picture with a known mask; its own IoU and Dice, NaN where the mask is empty.
+    def add(
+        self, heat_HW: np.ndarray, mask_HW: np.ndarray, inside_HW: np.ndarray, label: int
+    ) -> tuple[float, float]:
+        """Count one picture with a known mask; its own IoU and Dice, NaN for a real one.
 
         `heat_HW` in 0 .. 1, the others bool, all of one size.
         """
         called, forged = (heat_HW >= self.threshold) & inside_HW, mask_HW & inside_HW
-        if not forged.any():
+        assert forged.any() == bool(label), (
+            "a fake with an empty mask has an unknown one, which is not counted"
+        )
+        if not label:
             self.heat_of_clean.append(_ratio(int(called.sum()), int(inside_HW.sum()), empty=math.nan))
             return math.nan, math.nan
         counts = (int((called & forged).sum()), int(called.sum()), int(forged.sum()))

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from quicksviewer.qwen_vl_finetune.lora import LoraSettings, add_saved, attach
-from quicksviewer.qwen_vl_finetune.pipelines.annotations import read_annotations
 from quicksviewer.qwen_vl_finetune.pipelines.asking import ask_all
 from quicksviewer.qwen_vl_finetune.pipelines.batches import PictureSet, loader
 from quicksviewer.qwen_vl_finetune.pipelines.config import dtype_named, warn_where_stored_differs
@@ -19,6 +18,7 @@ from quicksviewer.qwen_vl_finetune.pipelines.journal import CsvLog, save_results
 from quicksviewer.qwen_vl_finetune.pipelines.judge import PictureScores, each_batch, fresh_heads, look
 from quicksviewer.qwen_vl_finetune.pipelines.loop import Group, amp, fit
 from quicksviewer.qwen_vl_finetune.pipelines.losses import head_losses, weighted_sum
+from quicksviewer.qwen_vl_finetune.pipelines.masks import read_with_masks
 from quicksviewer.qwen_vl_finetune.pipelines.metrics import classification
 from quicksviewer.qwen_vl_finetune.pipelines.overlay import OverlayFolder
 from quicksviewer.qwen_vl_finetune.pipelines.settings import ModularEval, ModularFullEval, ModularTrain
@@ -52,7 +52,7 @@ def train(config: ModularTrain, run_id: str) -> dict[str, Any]:
     seed_everything(config.seed)
     out = config.output(config.out_dir)
     log = CsvLog(out / config.train_log, TRAIN_COLUMNS, run_id)
-    annotations = read_annotations(config.data / config.ann_train, config.data)
+    annotations = read_with_masks(config.data / config.ann_train, config.data)
     name = config.model(config.model_path)
     pictures = PictureSet(annotations, load_processor(name).image_processor, config.image_size)
     model = attach(load_tower(name, dtype_named(config.torch_dtype)), lora_settings(config)).train()
@@ -120,7 +120,7 @@ def eval_heads(config: ModularEval, run_id: str | None) -> dict[str, Any]:
     warn_where_stored_differs(config, stored, (*STORED, "visual_layers"))
     run_id, out = run_id or stored["run_id"], config.output(config.out_dir)
     log = CsvLog(out / config.csv_path, HEAD_COLUMNS, run_id)
-    annotations = read_annotations(config.data / config.ann_test, config.data)
+    annotations = read_with_masks(config.data / config.ann_test, config.data)
     name = config.model(config.model_path)
     pictures = PictureSet(annotations, load_processor(name).image_processor, stored["image_size"])
     tower, heads = load_trained(checkpoint, name, config.torch_dtype)

@@ -12,6 +12,7 @@ from torch import nn
 
 from quicksviewer.utils.registry import load_target
 
+OPTIONS = "quicksviewer.zoo.options:LoadOptions"
 TOWER_KEYS = {r"^(model\.)?visual\.": ""}
 """Names of the tower's weights in checkpoints, older and newer -> in the tower itself."""
 
@@ -30,14 +31,15 @@ class TowerOnly(nn.Module):
 def load_tower(name: str | os.PathLike, dtype: str, device: str | torch.device | None = None) -> TowerOnly:
     """The tower of a folder or a name on the hub, frozen, in eval mode. ValueError where weights are
     missing."""
-    from transformers import AutoConfig
+    from transformers import Qwen2_5_VLConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
         Qwen2_5_VisionTransformerPretrainedModel as Tower,
     )
 
-    config = AutoConfig.from_pretrained(name)
-    if config.model_type != "qwen2_5_vl":
-        raise ValueError(f"{name} is a {config.model_type}, expected a qwen2_5_vl")
+    said = load_target("quicksviewer.zoo.files:read_config")(name, load_target(OPTIONS)())
+    if said.get("model_type") != "qwen2_5_vl":
+        raise ValueError(f"{name} is a {said.get('model_type')}, expected a qwen2_5_vl")
+    config = Qwen2_5_VLConfig.from_dict(said)
     with _unreported():
         tower, report = Tower.from_pretrained(
             name,
@@ -68,7 +70,7 @@ def _unreported():
 def load_processor(name: str | os.PathLike):
     """Image processor, tokenizer and chat template of a checkpoint; needs no torchvision."""
     kind = load_target("quicksviewer.zoo.qwen2_5_vl:Qwen2_5_VLPictureProcessor")
-    return kind.from_pretrained(name)
+    return kind.from_pretrained(name, trust_remote_code=False)
 
 
 def best_device(device: str | torch.device | None = None) -> torch.device:

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from transformers import Qwen2VLImageProcessorPil
 
-from quicksviewer.qwen_vl_finetune.pipelines.annotations import parse_size, read_annotations, read_mask
+from quicksviewer.qwen_vl_finetune.pipelines.annotations import parse_size, read_annotations
 from quicksviewer.qwen_vl_finetune.pipelines.batches import PictureSet, collate
 from quicksviewer.qwen_vl_finetune.pipelines.letterbox import PAD, letterbox, letterbox_mask
+from quicksviewer.qwen_vl_finetune.pipelines.masks import read_mask, read_with_masks
 from quicksviewer.synthetic.forgeries import FORGERIES, ForgerySpec, forged_picture
 
 HALF_PERCENT = 0.005
@@ -56,15 +57,93 @@ def test_a_size_is_height_by_width_and_a_path_with_an_x_is_none():
     assert parse_size("trainingset2/512x384.png") is None and parse_size("mask_box") is None
 
 
-def test_masks_of_ones_and_of_noise(tmp_path):
-    ones = np.zeros((8, 8), np.uint8)
-    ones[:2] = 1
-    noise = np.zeros((8, 8), np.uint8)
-    noise[0, 0] = 9
-    for name, values in (("ones", ones), ("noise", noise)):
-        Image.fromarray(values).save(tmp_path / f"{name}.png")
-    assert np.array_equal(read_mask(tmp_path / "ones.png"), ones == 1)
-    assert read_mask(tmp_path / "noise.png") is None
+FORGED = np.zeros((16, 16), bool)
+FORGED[3:7, 2:12] = True
+
+
+def painted(mode: str, colour, ground) -> Image.Image:
+    image = Image.new(mode, (16, 16), ground)
+    image.paste(colour, (2, 3, 12, 7))
+    return image
+
+
+def label_one() -> Image.Image:
+    """Label 1 of the palette that PASCAL VOC has: a dark red."""
+    image = painted("P", 1, 0)
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        painted("L", 255, 0),
+        painted("L", 1, 0),
+        painted("L", 100, 0),
+        painted("RGB", (255, 0, 0), (0, 0, 0)),
+        painted("RGB", (0, 0, 90), (0, 0, 0)),
+        painted("1", 1, 0),
+        painted("LA", (255, 255), (255, 0)),
+        painted("I;16", 65535, 0),
+        label_one(),
+    ],
+    ids=["white", "ones", "grey", "red", "dark_blue", "bits", "clear", "wide", "palette"],
+)
+def test_a_mask_of_any_colour_and_level_is_read(image, tmp_path):
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), FORGED)
+
+
+def test_the_noise_of_a_jpeg_is_not_forged(tmp_path):
+    painted("L", 255, 0).save(tmp_path / "mask.jpg", quality=60)
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "mask.jpg")))) > 2
+    assert np.array_equal(read_mask(tmp_path / "mask.jpg"), FORGED)
+
+
+def test_masks_in_which_nothing_is_forged_are_counted_and_named(data, caplog):
+    """Several dark levels: nobody knows which of them mean forged."""
+    Image.fromarray(np.arange(200 * 400, dtype=np.uint32).reshape(200, 400).astype(np.uint8) % 101).save(
+        data / "box" / "mask_2x2.png"
+    )
+    with caplog.at_level(logging.WARNING):
+        rows = read_with_masks(data / "rows.json", data)
+    assert "1 masks of fakes have no forged pixel" in caplog.text
+    assert "box/mask_2x2.png (largest level 100)" in caplog.text
+    assert [row.mask_is_known for row in rows] == [True, False, False, False]
+    assert not PictureSet(rows, Qwen2VLImageProcessorPil(), 56)[1]["known_B"]
+
+
+@pytest.mark.parametrize("level", [0, 7])
+def test_a_mask_of_one_dark_level_is_unknown(level, tmp_path):
+    Image.new("L", (8, 8), level).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png") is None
+
+
+@pytest.mark.parametrize("outside", ["../outside.png", "box/../../outside.png", "{absolute}", "link.png"])
+@pytest.mark.parametrize("key", ["image_path", "mask_path"])
+def test_no_path_leaves_the_root(data, key, outside):
+    root = data / "root"
+    root.mkdir()
+    for path in (data / "outside.png", root / "inside.png"):
+        Image.new("L", (8, 8), 255).save(path)
+    (root / "link.png").symlink_to(data / "outside.png")
+    said = outside.format(absolute=data / "outside.png")
+    row = {"image_path": "inside.png", "label": 1, "mask_path": "inside.png"} | {key: said}
+    (root / "rows.json").write_text(json.dumps([row]))
+    with pytest.raises(ValueError, match=f"row 0: the path '{said}' leaves {root}"):
+        read_annotations(root / "rows.json", root)
+
+
+@pytest.mark.parametrize("stroke", [(slice(500, 503), slice(0, 4000)), (slice(900, 901), slice(8, 9))])
+def test_a_mask_that_is_thinner_than_a_pixel_stays_where_it_is(stroke):
+    mask = np.zeros((1000, 4000), bool)
+    mask[stroke] = True
+    found = letterbox_mask(mask, (4000, 1000), 448)
+    rows, columns = np.nonzero(found)
+    scale, top = 448 / 4000, (448 - 112) // 2
+    middle = (np.argwhere(mask).mean(axis=0) + 0.5) * scale
+    assert abs(rows.mean() + 0.5 - top - middle[0]) < 1 and abs(columns.mean() + 0.5 - middle[1]) < 1
+    assert len(set(rows)) <= 2 and len(set(columns)) >= (448 if mask.sum() > 1 else 1)
 
 
 @pytest.mark.parametrize("size", [(400, 200), (200, 400), (37, 37), (2000, 10)])

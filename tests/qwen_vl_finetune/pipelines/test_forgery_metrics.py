@@ -40,7 +40,7 @@ def test_map_figures_are_those_of_scikit_learn(seed):
     scores, masks, calls, ious, dices = MapScores(), [], [], [], []
     for _ in range(5):
         heat, mask, inside = rng.random((8, 9)), rng.random((8, 9)) < 0.3, rng.random((8, 9)) < 0.8
-        own = scores.add(heat, mask, inside)
+        own = scores.add(heat, mask, inside, 1)
         truth, called = mask[inside], heat[inside] >= 0.5
         masks.append(truth), calls.append(called)
         ious.append(jaccard_score(truth, called)), dices.append(f1_score(truth, called))
@@ -52,9 +52,12 @@ def test_map_figures_are_those_of_scikit_learn(seed):
     assert found["micro_dice"] == pytest.approx(f1_score(np.concatenate(masks), np.concatenate(calls)))
 
 
-def test_pictures_without_a_forged_pixel_are_a_figure_of_their_own():
+def test_real_pictures_are_a_figure_of_their_own():
     scores, inside = MapScores(), np.ones((2, 4), bool)
     heat = np.array([[0.9, 0.1, 0.1, 0.1], [0.9, 0.1, 0.1, 0.1]])
-    assert all(math.isnan(v) for v in scores.add(heat, np.zeros((2, 4), bool), inside))
+    assert all(math.isnan(v) for v in scores.add(heat, np.zeros((2, 4), bool), inside, 0))
     found = scores.figures()
     assert found["heat_of_clean"] == 0.25 and found["num_masks"] == 0 and math.isnan(found["mean_iou"])
+    with pytest.raises(AssertionError, match="a fake with an empty mask"):
+        scores.add(heat, np.zeros((2, 4), bool), inside, 1)
+    assert scores.figures() == pytest.approx(found, nan_ok=True)

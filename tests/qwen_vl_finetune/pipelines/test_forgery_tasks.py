@@ -7,7 +7,8 @@ import logging
 import pytest
 import torch
 
-from quicksviewer.qwen_vl_finetune.pipelines import hybrid, lm_supervised, modular
+from quicksviewer.qwen_vl_finetune.lora import attach
+from quicksviewer.qwen_vl_finetune.pipelines import asking, hybrid, lm_supervised, modular
 from quicksviewer.qwen_vl_finetune.pipelines.annotations import read_annotations
 from quicksviewer.qwen_vl_finetune.pipelines.asking import Asked, whole_model
 from quicksviewer.qwen_vl_finetune.pipelines.batches import PictureSet, loader
@@ -15,6 +16,7 @@ from quicksviewer.qwen_vl_finetune.pipelines.judge import look
 from quicksviewer.qwen_vl_finetune.pipelines.mapping import read_mapped
 from quicksviewer.qwen_vl_finetune.pipelines.tap import VisualTap
 from quicksviewer.qwen_vl_finetune.pipelines.tower import load_processor, load_tower
+from quicksviewer.utils.manifest import write_manifest
 
 BLOCKS = (0, 1, 2, 3)
 
@@ -55,6 +57,28 @@ def test_the_tower_alone_is_that_of_the_whole_model(world):
         ]
     assert torch.equal(*outs)
     assert not any(p.requires_grad for p in alone.parameters())
+
+
+def test_code_of_a_checkpoint_is_neither_run_nor_asked_about(world, tmp_path, monkeypatch):
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    strange = {"model_type": "strange", "auto_map": {"AutoConfig": "code.StrangeConfig"}}
+    (folder / "config.json").write_text(json.dumps(strange))
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail(f"asked: {words}"))
+    with pytest.raises(ValueError, match="strange is a strange, expected a qwen2_5_vl"):
+        load_tower(folder, "float32")
+
+
+def test_what_is_written_does_not_depend_on_the_checkpoints_defaults(world, monkeypatch):
+    model, processor = whole_model(str(world.root / "model"), "float32")
+    asked = Asked(attach(model), processor, world.settings("lm-infer", max_new_tokens=8))
+    batch = first_batch(world, processor.image_processor)
+    with torch.inference_mode():
+        _, expected = asked(batch, ["Fake or Real?"] * 4)
+        model.generation_config.update(repetition_penalty=50.0, do_sample=True, top_k=3)
+        assert asked(batch, ["Fake or Real?"] * 4)[1] == expected
+        monkeypatch.setattr(asking, "GREEDY", {"do_sample": False})
+        assert asked(batch, ["Fake or Real?"] * 4)[1] != expected, "the penalty must be one that shows"
 
 
 def test_task_1_trains_is_measured_and_comes_back_bit_for_bit(world, monkeypatch, caplog):
@@ -124,6 +148,19 @@ def test_task_2_maps_trains_and_comes_back_bit_for_bit(world, monkeypatch):
     world.run("lm-infer", mapped_dataset_path="task2_lm_lora/datasets/test", annotation_file=None)
     again = rows_of(world.root / "task2_lm_lora/evaluation/metrics.csv")[1]
     assert {k: again[k] for k in ("auroc", "acc", "f1")} == {k: row[k] for k in ("auroc", "acc", "f1")}
+
+
+def test_mapped_rows_may_not_leave_the_root(world):
+    world.run("lm-map")
+    folder = world.root / "task2_lm_lora/datasets/test"
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert {row["mask"] is None for row in rows} == {True, False}
+    assert all((world.root / "data" / row["mask"]).is_file() for row in rows if row["mask"])
+    rows[1]["mask"] = "../outside.png"
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_manifest(folder)
+    with pytest.raises(ValueError, match="rows.jsonl, line 2: the path '../outside.png' leaves"):
+        read_mapped(folder, world.root / "data")
 
 
 def test_task_3_trains_from_task_1_and_comes_back_bit_for_bit(world, monkeypatch):
