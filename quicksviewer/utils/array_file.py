@@ -68,12 +68,12 @@ def _little(array: np.ndarray) -> np.ndarray:
 
 
 def map_block(
-    path: str | os.PathLike, start: int = 0, stop: int | None = None, unchecked: tuple[str, ...] = ()
+    path: str | os.PathLike, start: int = 0, stop: int | None = None, unchecked: tuple[str, ...] | None = ()
 ) -> tuple[dict, Arrays]:
     """What a block is about, and its arrays, read-only and mapped.
 
     `start`, `stop`: the bytes of the file that are the block. `unchecked`: arrays whose CRC is not computed,
-    so that they are not read now. DamagedFile where the bytes are not those that were written.
+    so that they are not read now; None: all. DamagedFile where the bytes are not those that were written.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -85,7 +85,8 @@ def map_block(
         if not rows:
             return about, {}
         bytes_ = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)[start:stop]
-    return about, {name: _array(bytes_, first, name, row, name in unchecked) for name, row in rows.items()}
+    trusted = rows if unchecked is None else unchecked
+    return about, {name: _array(bytes_, first, name, row, name in trusted) for name, row in rows.items()}
 
 
 def _read_head(file: BinaryIO, size: int) -> tuple[dict, dict, int]:
@@ -149,11 +150,18 @@ def kept(of: str, kind: str, stamp: Mapping, make: Callable[[], tuple[dict, Arra
         return make()
 
 
+_whole: set[tuple] = set()
+"""Entries of the cache that this process, or the one it was forked from, has found undamaged."""
+
+
 def _find(path: Path, stamp: Mapping) -> tuple[dict, Arrays] | None:
     try:
-        about, arrays = map_block(path)
+        status = os.stat(path)
+        entry = path, status.st_ino, status.st_size, status.st_mtime_ns
+        about, arrays = map_block(path, unchecked=None if entry in _whole else ())
     except (OSError, DamagedFile):
         return None
+    _whole.add(entry)
     return (about["made"], arrays) if about.get("stamp") == dict(stamp) else None
 
 

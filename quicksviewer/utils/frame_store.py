@@ -148,7 +148,7 @@ class FrameStore(Closing):
 
     def __init__(self, path: str | os.PathLike, limits: MediaLimits | None = None):
         """MediaError where the file is missing, is no store, or its index is damaged."""
-        self.path, self._limits = os.fspath(path), limits or MediaLimits()
+        self.path, self.limits = os.fspath(path), limits or MediaLimits()
         with os_errors(self.path):
             self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
         try:
@@ -188,7 +188,7 @@ class FrameStore(Closing):
             raise DamagedFile("a video in it has no frames")
 
     def __reduce__(self):
-        return FrameStore, (self.path, self._limits)
+        return FrameStore, (self.path, self.limits)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -214,7 +214,7 @@ class FrameStore(Closing):
             info = VideoInfo(f"{self.path}::{name}", *facts, "frames", PIL.__version__)
         except ValueError as error:
             raise MediaError(self.path, f"damaged frame store: {error}") from error
-        return StoredVideo(info, self._limits, lambda indices: self._frames(row, indices))
+        return StoredVideo(info, self.limits, lambda indices: self._frames(row, indices))
 
     def encoded(self, name: str, index: int) -> bytes:
         """The bytes of a frame as they are stored. Raises as `frames` does."""
@@ -238,13 +238,13 @@ class FrameStore(Closing):
 
     def _shape(self, row: int) -> tuple[int, int]:
         height, width = int(self._index["heights"][row]), int(self._index["widths"][row])
-        self._limits.check_pixels(self.path, width, height)
+        self.limits.check_pixels(self.path, width, height)
         return height, width
 
     def _frames(self, row: int, indices: Sequence[int]) -> np.ndarray:
         name, is_raw = self.names[row], self.format == "raw"
         encoded = partial(self._bytes, row)
-        return decode_frames(indices, self._shape(row), encoded, self.path, name, self._limits, is_raw)
+        return decode_frames(indices, self._shape(row), encoded, self.path, name, self.limits, is_raw)
 
     def _bytes(self, row: int, index: int) -> bytes:
         count = self._count(row)
@@ -254,7 +254,7 @@ class FrameStore(Closing):
         begin, end = self._index["ends"][frame : frame + 2].tolist()
         if not len(MAGIC) <= begin < end <= self._end:
             raise MediaError(self.path, f"damaged frame store: frame {frame} at bytes {begin} to {end}")
-        self._limits.check_bytes(self.path, end - begin)
+        self.limits.check_bytes(self.path, end - begin)
         # A read at a position: forked workers share the file's own position and would move it for each other.
         letters = os.pread(self._file.fileno(), end - begin, begin)
         if zlib.crc32(letters) != self._index["crcs"][frame]:

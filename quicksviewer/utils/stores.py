@@ -46,9 +46,8 @@ class StoredPath(str):
 
     def num_bytes(self) -> int:
         """Bytes that it takes in its store. MediaError without it."""
-        store = open_store(self.store)
         with self._known():
-            return store.num_bytes(self.name)
+            return open_store(self.store).num_bytes(self.name)
 
     def changed(self) -> int:
         """When its store was changed, in ns; 0 of one that is elsewhere."""
@@ -76,10 +75,21 @@ class StoreKind:
     holds_frames: bool
 
 
+_stamps: dict[str, dict] = {}
+"""Of archives elsewhere that were open: while a process runs they are taken to stay what they are."""
+
+
+def _open_tar(path: str, limits: MediaLimits | None) -> TarShard:
+    shard = TarShard(path, limits, _stamps.get(path))
+    if is_remote(path):
+        _stamps[path] = shard.stamp
+    return shard
+
+
 STORES = {
     "tsv": StoreKind(lambda path: Path(path, ROWS).is_file(), TSVReader, holds_frames=True),
     "frames": StoreKind(is_frame_store, FrameStore, holds_frames=True),
-    "tar": StoreKind(lambda path: path.endswith(".tar"), TarShard, holds_frames=False),
+    "tar": StoreKind(lambda path: path.endswith(".tar"), _open_tar, holds_frames=False),
 }
 
 
@@ -94,9 +104,10 @@ _open: OrderedDict[tuple, Any] = OrderedDict()
 
 
 def open_store(path: str | os.PathLike, limits: MediaLimits | None = None) -> Any:
-    """The TSVReader, FrameStore or TarShard at a path, shared by all who ask. MediaError without one."""
+    """The TSVReader, FrameStore or TarShard at a path; its index and file are shared by all who ask, under
+    whatever limits. MediaError without one."""
     path = os.fspath(path)
-    key = (path, limits, None if is_remote(path) else _state(path))
+    key = (path, None if is_remote(path) else _state(path))
     if key not in _open:
         if (kind := store_kind(path)) is None:
             raise MediaError(path, f"is no store; known are {', '.join(STORES)}")
@@ -104,7 +115,15 @@ def open_store(path: str | os.PathLike, limits: MediaLimits | None = None) -> An
         while len(_open) > MAX_OPEN:
             _open.popitem(last=False)
     _open.move_to_end(key)
-    return _open[key]
+    store = _open[key]
+    return store if limits is None or limits == store.limits else _under(store, limits)
+
+
+def _under(store: Any, limits: MediaLimits) -> Any:
+    """The same store under other limits."""
+    other = object.__new__(type(store))
+    vars(other).update(vars(store), limits=limits)
+    return other
 
 
 def _state(path: str) -> tuple[int, int] | None:

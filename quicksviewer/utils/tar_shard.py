@@ -35,13 +35,17 @@ def is_remote(path: str) -> bool:
 class TarShard:
     """The plain files of an archive by name. Pickles to its path; forked workers share it."""
 
-    def __init__(self, path: str | os.PathLike, limits: MediaLimits | None = None):
-        """`path`: of a file, or a URL of fsspec. MediaError where it cannot be used."""
-        self.path, self._limits = os.fspath(path), limits or MediaLimits()
+    def __init__(self, path: str | os.PathLike, limits: MediaLimits | None = None, stamp: dict | None = None):
+        """`path`: of a file, or a URL of fsspec. `stamp`: that of an earlier opening, if it still holds.
+
+        MediaError where it cannot be used.
+        """
+        self.path, self.limits = os.fspath(path), limits or MediaLimits()
         self._files = _Remote(self.path) if is_remote(self.path) else _Local(self.path)
-        stamp, settled = self._files.stamp()
+        self.stamp, settled = (stamp, True) if stamp else self._files.stamp()
+        """What tells that the archive is the same."""
         make = self._walk
-        about, arrays = kept(self._files.name, "tars", stamp, make) if settled else make()
+        about, arrays = kept(self._files.name, "tars", self.stamp, make) if settled else make()
         self.digest: str = about["digest"]
         """sha256 (hex) of names, sizes, and the bytes of rows. Other members' bytes are no part of it."""
         self.names = NameTable(arrays)
@@ -49,7 +53,7 @@ class TarShard:
         """int64 (members,): first byte and number of bytes."""
 
     def __reduce__(self):
-        return TarShard, (self.path, self._limits)
+        return TarShard, (self.path, self.limits)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,7 +77,7 @@ class TarShard:
     def read_row(self, row: int, most: int | None = None) -> bytes:
         """The bytes of the member at a row; of one that is larger, the first `most`."""
         size = int(self.sizes[row]) if most is None else min(int(self.sizes[row]), most)
-        self._limits.check_memory(f"{self.path}::{self.names[row]}", size)
+        self.limits.check_memory(f"{self.path}::{self.names[row]}", size)
         found = self._files.read(int(self.places[row]), size)
         if len(found) != size:
             raise MediaError(self.path, f"member {self.names[row]!r} ends early: the archive has changed")
@@ -88,7 +92,7 @@ class TarShard:
                 sizes.append(member.size)
                 digest.update(f"{member.name}\0{member.size}\0".encode("utf-8", "surrogatepass"))
                 if member.name.endswith(DIGESTED):
-                    self._limits.check_memory(f"{self.path}::{member.name}", member.size)
+                    self.limits.check_memory(f"{self.path}::{member.name}", member.size)
                     digest.update(self._files.read(member.offset_data, member.size))
         try:
             arrays = name_arrays(names)
@@ -127,11 +131,22 @@ class _Local:
 class _Remote:
     def __init__(self, url: str):
         self.name = url
+        self._reach()
+
+    def _reach(self) -> None:
         fsspec = require("fsspec", "data")
         try:
-            self.system, self.path = fsspec.core.url_to_fs(url)
+            self._system, self.path = fsspec.core.url_to_fs(self.name)
         except (ValueError, ImportError) as error:
-            raise MediaError(url, f"no such file system: {error}") from error
+            raise MediaError(self.name, f"no such file system: {error}") from error
+        self._process = os.getpid()
+
+    @property
+    def system(self):
+        """The file system, of this process: connections and loops of events do not outlive a fork."""
+        if self._process != os.getpid():
+            self._reach()
+        return self._system
 
     def stamp(self) -> tuple[dict, bool]:
         with os_errors(self.name):

@@ -20,12 +20,17 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from quicksviewer.utils.array_file import Arrays, is_settled, kept
 from quicksviewer.utils.image import image_size
 from quicksviewer.utils.media import MediaError, MediaLimits, os_errors
+from quicksviewer.utils.name_table import NameTable, name_arrays
 from quicksviewer.utils.stored_video import StoredVideo, decode_frames
 from quicksviewer.utils.video import Closing, VideoInfo
 
 ROWS, OFFSETS, LAST, NAMES = "imgs.tsv", "imgs.lineidx", "imgs.last", "fname2idx.json"
+INDEX = (NAMES, OFFSETS, LAST)
+VERSION = 1
+"""Of the kept index."""
 STORE_FPS = 1.0
 JPEG_QUALITY = 95
 """Of frames that come as arrays."""
@@ -134,9 +139,11 @@ class TSVReader(Closing):
     def __init__(self, folder: str | os.PathLike, limits: MediaLimits | None = None):
         """Raises MediaError when a file of the store is missing or they do not fit together."""
         self.path = os.path.join(folder, ROWS)
-        self._folder, self._limits = folder, limits or MediaLimits()
-        self._rows = self._read_names(Path(folder, NAMES))
-        self._offsets = self._read_offsets(Path(folder, OFFSETS), Path(folder, LAST))
+        self._folder, self.limits = folder, limits or MediaLimits()
+        stamp, settled = self._stamp()
+        of = os.path.abspath(os.path.join(folder, NAMES))
+        _, arrays = kept(of, "tsv", stamp, self._read_index) if settled else self._read_index()
+        self._names, self._rows, self._offsets = NameTable(arrays), arrays["rows"], arrays["offsets"]
         with os_errors(self.path):
             self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
         try:
@@ -145,9 +152,30 @@ class TSVReader(Closing):
             self.close()
             raise
 
+    def _stamp(self) -> tuple[dict, bool]:
+        """What tells that the index is the same, and whether it can be relied on."""
+        found = []
+        for path in (Path(self._folder, name) for name in INDEX):
+            with os_errors(path):
+                found.append(path.stat())
+        states = [[status.st_size, status.st_mtime_ns] for status in found]
+        return {"version": VERSION, "files": states}, all(map(is_settled, found))
+
+    def _read_index(self) -> tuple[dict, Arrays]:
+        """Of all that the small files say: names in the order of their rows, the row of each, the offsets."""
+        rows = self._read_names(Path(self._folder, NAMES))
+        ordered = sorted(rows, key=rows.__getitem__)
+        try:
+            arrays = name_arrays(ordered)
+            numbers = np.array([rows[name] for name in ordered], np.int64)
+        except (ValueError, OverflowError) as error:
+            raise MediaError(Path(self._folder, NAMES), f"has names of no use: {error}") from error
+        offsets = self._read_offsets(Path(self._folder, OFFSETS), Path(self._folder, LAST))
+        return {}, arrays | {"rows": numbers, "offsets": offsets}
+
     def _read_names(self, path: Path) -> dict[str, int]:
         with os_errors(path):
-            self._limits.check_memory(path, path.stat().st_size)
+            self.limits.check_memory(path, path.stat().st_size)
             text = path.read_bytes()
         try:
             rows = json.loads(text)
@@ -162,7 +190,7 @@ class TSVReader(Closing):
         offsets: list[bytes] = []
         for path in paths:
             with os_errors(path):
-                self._limits.check_memory(path, path.stat().st_size)
+                self.limits.check_memory(path, path.stat().st_size)
                 offsets += path.read_bytes().split()
         try:
             return np.array(list(map(int, offsets)), dtype=np.int64)
@@ -176,22 +204,22 @@ class TSVReader(Closing):
         if (np.diff(offsets) <= 0).any() or (len(offsets) and not 0 <= offsets[0] <= offsets[-1] <= size):
             reason = f"offsets do not fit into its {size} bytes (truncated, or an index of another file)"
             raise MediaError(self.path, reason)
-        if self._rows and not 0 <= min(self._rows.values()) <= max(self._rows.values()) < len(offsets) - 1:
+        if len(self._rows) and not 0 <= self._rows[0] <= self._rows[-1] < len(offsets) - 1:
             raise MediaError(self.path, f"{NAMES} names rows beyond the {len(offsets) - 1} that there are")
 
     def __reduce__(self):
-        return TSVReader, (self._folder, self._limits)
+        return TSVReader, (self._folder, self.limits)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._rows
+        return self._names.find(name) is not None
 
     @property
     def names(self) -> list[str]:
         """Names of the videos in the order of their rows."""
-        return sorted(self._rows, key=self._rows.__getitem__)
+        return [self._names[place] for place in range(len(self))]
 
     def frames(self, name: str, indices: Sequence[int] | None = None) -> np.ndarray:
         """Frames of a video, all or those at `indices`: uint8 (N, H, W, 3), RGB. Only these are decoded.
@@ -222,23 +250,26 @@ class TSVReader(Closing):
         count = len(letters)
         facts = count / STORE_FPS, count, STORE_FPS, width, height, "mjpeg"
         info = VideoInfo(f"{self.path}::{name}", *facts, "tsv", PIL.__version__)
-        return StoredVideo(info, self._limits, lambda indices: self._decode(name, letters, indices))
+        return StoredVideo(info, self.limits, lambda indices: self._decode(name, letters, indices))
 
     def close(self) -> None:
         self._file.close()
 
-    def _span(self, name: str) -> tuple[int, int]:
-        if name not in self._rows:
+    def _row(self, name: str) -> int:
+        if (place := self._names.find(name)) is None:
             raise KeyError(f"{self.path} has no video {name!r}")
-        row = self._rows[name]
+        return int(self._rows[place])
+
+    def _span(self, name: str) -> tuple[int, int]:
+        row = self._row(name)
         return int(self._offsets[row]), int(self._offsets[row + 1])
 
     def _letters(self, name: str) -> list[str]:
         """The row of a video: base64 text of each frame."""
         start, end = self._span(name)
-        what = f"row {self._rows[name]} ({name!r})"
-        self._limits.check_memory(self.path, end - start)
-        self._limits.check_pictures(self.path, self._count(start, end))
+        what = f"row {self._row(name)} ({name!r})"
+        self.limits.check_memory(self.path, end - start)
+        self.limits.check_pictures(self.path, self._count(start, end))
         found, tab, text = self._read(start, end).partition(b"\t")
         if found != name.encode(errors="surrogatepass") or not tab:
             reason = f"at byte {start} is not {what}: wrong offsets, rebuild_index repairs them"
@@ -268,13 +299,13 @@ class TSVReader(Closing):
         width, height = self._size(name, letters, indices[0] if len(indices) else 0)
         shape = height, width
         return decode_frames(
-            indices, shape, lambda index: self._jpeg(name, letters, index), self.path, name, self._limits
+            indices, shape, lambda index: self._jpeg(name, letters, index), self.path, name, self.limits
         )
 
     def _size(self, name: str, letters: list[str], index: int) -> tuple[int, int]:
         """Width and height of a frame."""
         try:
-            return image_size(self._jpeg(name, letters, index), self._limits)
+            return image_size(self._jpeg(name, letters, index), self.limits)
         except MediaError as error:
             raise MediaError(self.path, f"frame {index} of {name!r}: {error.reason}") from error
 

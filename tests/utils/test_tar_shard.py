@@ -7,7 +7,10 @@ import tarfile
 
 import fsspec
 import pytest
+from fsspec.asyn import AsyncFileSystem
+from torch.utils.data import DataLoader
 
+from quicksviewer.utils import array_file, stores
 from quicksviewer.utils.array_file import CACHE_VARIABLE
 from quicksviewer.utils.data_util import MediaError, MediaLimits
 from quicksviewer.utils.tar_shard import TarShard
@@ -83,6 +86,78 @@ def test_only_the_members_asked_for_are_fetched(monkeypatch):
     )
     shard.read("a.json"), shard.read("d/empty.txt")
     assert asked == [len(MEMBERS["a.json"])]
+
+
+class Cloud(AsyncFileSystem):
+    """An object storage as fsspec has them: its loop of events refuses to work behind a fork."""
+
+    protocol = "cloud"
+    objects: dict[str, bytes] = {}
+    infos: list[str] = []
+
+    async def _info(self, path, **kwargs):
+        self.infos.append(path)
+        path = self._strip_protocol(path)
+        return {"name": path, "size": len(self.objects[path]), "type": "file"}
+
+    async def _cat_file(self, path, start=None, end=None, **kwargs):
+        return self.objects[self._strip_protocol(path)][start:end]
+
+    def _open(self, path, mode="rb", **kwargs):
+        return io.BytesIO(self.cat_file(path))
+
+
+@pytest.fixture
+def cloud(monkeypatch):
+    fsspec.register_implementation("cloud", Cloud, clobber=True)
+    monkeypatch.setattr(Cloud, "objects", {"bucket/a.tar": whole(), "bucket/b.tar": whole()})
+    monkeypatch.setattr(Cloud, "infos", [])
+    for memory in (stores._open, stores._stamps):
+        memory.clear()
+    return "cloud://bucket/{}.tar"
+
+
+class Members:
+    """Bytes of the members of an archive, as rows of a data set."""
+
+    def __init__(self, url: str):
+        self.url = url
+
+    def __len__(self) -> int:
+        return len(MEMBERS)
+
+    def __getitem__(self, index: int) -> bytes:
+        return stores.StoredPath(self.url, list(MEMBERS)[index]).load()
+
+
+def test_workers_read_object_storage_that_was_opened_before_the_fork(cloud):
+    data = Members(cloud.format("a"))
+    expected = [data[index] for index in range(len(data))]
+    loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    assert list(loader) == expected == list(MEMBERS.values())
+
+
+def test_opening_again_neither_asks_nor_reads(cloud, monkeypatch):
+    """Beyond MAX_OPEN archives are opened again and again."""
+    monkeypatch.setattr(stores, "MAX_OPEN", 1)
+    one, other = (cloud.format(name) for name in "ab")
+    stores.open_store(one), stores.open_store(other)
+    asked, arrays = len(Cloud.infos), []
+    monkeypatch.setattr(array_file, "_array", _noting(arrays, array_file._array))
+    for _ in range(3):
+        for url in (one, other):
+            assert stores.open_store(url).read("a.json") == MEMBERS["a.json"]
+    assert len(Cloud.infos) == asked and arrays and all(arrays), "some CRC was computed"
+
+
+def _noting(notes: list[bool], function):
+    """The function, which notes whether its array went unchecked."""
+
+    def noted(block, first, name, row, unchecked):
+        notes.append(unchecked)
+        return function(block, first, name, row, unchecked)
+
+    return noted
 
 
 def test_the_index_is_kept_until_the_archive_changes(tmp_path, monkeypatch):

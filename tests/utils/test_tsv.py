@@ -1,14 +1,17 @@
 import base64
 import json
 import multiprocessing
+import os
 import pickle
 
 import numpy as np
 import pytest
 
 from quicksviewer.utils import stored_video
+from quicksviewer.utils.array_file import CACHE_VARIABLE
 from quicksviewer.utils.data_util import MediaError, MediaLimits, TSVReader, TSVWriter
-from quicksviewer.utils.tsv import rebuild_index
+from quicksviewer.utils.stores import StoredPath, open_store
+from quicksviewer.utils.tsv import INDEX, rebuild_index
 
 VIDEOS = {"plain.mp4": 3, "Straße/Zürich – 東京.mp4": 4, "emoji 🎬.mp4": 1, "last.mp4": 2}
 
@@ -101,6 +104,31 @@ def test_workers_may_share_a_reader(folder, method):
     else:
         with multiprocessing.get_context("fork").Pool(2) as pool:
             assert pool.map(read_sum, jobs, chunksize=1) == expected
+
+
+def test_the_index_is_kept_and_mapped(folder, tmp_path, monkeypatch):
+    """Workers share it; it is read again when one of its files has changed."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    reads, read = [], TSVReader._read_names
+    monkeypatch.setattr(TSVReader, "_read_names", lambda self, path: reads.append(path) or read(self, path))
+    for when in (1e9, 2e8):
+        for name in INDEX:
+            os.utime(folder / name, (when, when))
+        for _ in range(2):
+            with TSVReader(folder) as store:
+                assert store.names == list(VIDEOS) and "other" not in store
+                assert not store._rows.flags.owndata and not store._offsets.flags.owndata
+    assert len(reads) == 2
+
+
+def test_a_store_is_open_once_whatever_the_limits(folder):
+    small, large = MediaLimits(max_pixels=100), MediaLimits(max_pixels=10_000)
+    one, other = open_store(folder, small), open_store(folder, large)
+    path = StoredPath(folder, "plain.mp4")
+    assert path.num_bytes() == one.num_bytes("plain.mp4") > 0 and path.open_frames(large).probe().width == 32
+    assert one._file is other._file is open_store(folder)._file and one._offsets is other._offsets
+    with pytest.raises(MediaError, match="the limit is 100"):
+        path.open_frames(small)
 
 
 def test_a_failed_writer_leaves_nothing(tmp_path):
