@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         subject = read_subject(args, rest)
         ledger = Path(args.quarantine) if args.quarantine else subject.ledger
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MediaError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     findings = check(subject, ledger, args.workers, args.samples, args.duplicates == "refuse")

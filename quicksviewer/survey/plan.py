@@ -24,6 +24,7 @@ from quicksviewer.survey.subject import of_settings
 from quicksviewer.train.args import read_settings
 from quicksviewer.train.stages import check_paths
 from quicksviewer.utils.config import save_json
+from quicksviewer.utils.data_util import MediaError
 
 GIB = 2**30
 
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         sizes = None if args.rows is not None else _sizes(settings, args)
         plan = forecast(settings, shape_of(settings), machine, wishes, sizes)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, MediaError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.out:

@@ -17,6 +17,7 @@ from quicksviewer.data.manifest import Manifest
 from quicksviewer.survey.sizes import Sizes, as_json, groups, measured, summary
 from quicksviewer.survey.subject import add_arguments, read_subject
 from quicksviewer.utils.config import save_json
+from quicksviewer.utils.data_util import MediaError
 from quicksviewer.utils.registry import require
 
 PLOTS = {"tokens": "tokens of a row", "frames": "frames of a row", "seconds": "seconds of video in a row"}
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             require("matplotlib", "data")
         manifest = Manifest(args.manifest) if args.manifest else None
         sizes = measured(subject, args.workers, manifest)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, MediaError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     folder = Path(args.out)

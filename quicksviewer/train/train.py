@@ -21,6 +21,7 @@ from quicksviewer.train.args import Run, as_run, read_settings
 from quicksviewer.train.callbacks import StopOnSignal
 from quicksviewer.train.checkpoint import ResumeError, newest_checkpoint, safe_save_model_for_hf_trainer
 from quicksviewer.train.systems import System, system_named
+from quicksviewer.utils.data_util import MediaError
 from quicksviewer.utils.dist import barrier, close_process_group, is_main, on_main, seed_everything
 from quicksviewer.utils.manifest import check
 from quicksviewer.utils.modules import parts_report
@@ -50,10 +51,11 @@ def main(argv: list[str] | None = None, form_team: Callable[[Run, Any], None] | 
         if form_team is not None:
             form_team(run, loaded.model)
         system.check_model(run, loaded.model)
-    except ValueError as error:
+        trainer = system.build_trainer(run, loaded)
+    except (ValueError, MediaError) as error:
         return _refused(error)
     try:
-        return train(run, loaded)
+        return train(run, trainer)
     except ResumeError as error:
         return _refused(error)
     finally:
@@ -135,9 +137,8 @@ def start_process_group(use_cpu: bool) -> None:
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
 
 
-def train(run: Run, loaded) -> int:
+def train(run: Run, trainer) -> int:
     """Train and save. Whatever the run learned is in its output folder when this returns."""
-    trainer = system_named(run.system).build_trainer(run, loaded)
     write_record(run, trainer)
     stop = StopOnSignal()
     trainer.add_callback(stop)

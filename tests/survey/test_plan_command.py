@@ -207,3 +207,13 @@ def test_cards_have_decimal_gigabytes(card):
     found = hardware(card, 8, None, None, None)
     assert found.memory_gib == pytest.approx(CARDS[card][0] * GIB_OF_GB) and found.tflops == CARDS[card][1]
     assert hardware(card, 1, 10.0, None, 1.0).memory_gib == 10.0
+
+
+@pytest.mark.parametrize("word", ["plan", "check", "stats", "train"])
+def test_a_mixture_that_cannot_be_opened_is_wrong_usage(recipe, tmp_path, capsys, word):
+    """A broken archive among the data sets: its name and what is wrong with it, no traceback."""
+    (tmp_path / "broken.tar").write_bytes(b"x" * 2048)
+    words = ["--recipe", str(recipe), "--stage", "stage1", "--data_path", str(tmp_path / "broken.tar")]
+    own = {"plan": ["plan", "--gpus", "1", "--gpu", "a6000"], "train": ["train"]}.get(word, ["data", word])
+    assert main([*own, *words]) == 2
+    assert f"error: {tmp_path / 'broken.tar'}: damaged archive" in capsys.readouterr().err
