@@ -65,7 +65,10 @@ def _store(args: argparse.Namespace) -> int:
     root, work = absolute(args.media_root) or absolute(args.input), str(folder / WORK)
     if given.brings_frames:
         shards = shards_of(given.pieces, store.VIDEOS_PER_TASK)
-        tasks = [store.FramesTask(work, shard.number, root, (), rows=shard) for shard in shards]
+        behind = str(folder) if plan["base"] else None
+        tasks = [
+            store.FramesTask(work, shard.number, root, (), rows=shard, behind=behind) for shard in shards
+        ]
     else:
         tasks = frames_tasks(work, root, plan["videos"], args.decoder, args.frame_side, args.isolation)
     summaries = run_all(tasks, Means(runner=args.runner, num_workers=args.num_workers), "frames")

@@ -21,12 +21,13 @@ from quicksviewer.preprocess.utils import inside, opened_medium, shrink
 from quicksviewer.utils.data_util import (
     MediaError,
     MediaLimits,
+    TSVReader,
     TSVWriter,
     in_chunks,
     open_video,
     plan_frames,
 )
-from quicksviewer.utils.tsv import LAST, ROWS, STORE_FPS, rebuild_index
+from quicksviewer.utils.tsv import LAST, NAMES, OFFSETS, ROWS, STORE_FPS, rebuild_index
 
 VIDEOS_PER_TASK = 16
 DONE = "done.json"
@@ -61,6 +62,8 @@ class FramesTask:
     """Where videos are decoded: see MediaLimits."""
     rows: Shard | None = None
     """Rows that bring their frames, instead of videos."""
+    behind: str | None = None
+    """Folder of the store that this is put behind: rows whose video is in it are left out."""
 
     @property
     def folder(self) -> str:
@@ -88,11 +91,13 @@ class FramesTask:
         """Each name and its frames, which are decoded while the store takes them."""
         for name in self.videos:
             yield name, self._decode(name)
+        known = TSVReader(self.behind) if self.rows and self.behind else ()
         for piece in self.rows.pieces if self.rows else ():
             for number, row in rows_of(piece, FRAME_ROWS):
                 try:
                     columns = check_row(row, FRAME_ROWS, f"{piece.name}, row {number}")
-                    yield columns["video"], _jpegs(columns["images"])
+                    if columns["video"] not in known:
+                        yield columns["video"], _jpegs(columns["images"])
                 except SchemaError as error:
                     failed[f"{piece.name}, row {number}"] = str(error)
 
@@ -129,8 +134,10 @@ def join(parts: Sequence[tuple[Path, int]], store: Path, base: int) -> int:
     """Rows of the parts (folder, bytes) behind the `base` bytes that the store had; the number of its rows.
 
     A part is deleted when it is on the disk of the store, so a call that was cut off goes on where it was.
+    ValueError where a name comes twice.
     """
     store.mkdir(parents=True, exist_ok=True)
+    _refuse_twice(parts, store, base)
     joined = sum(size for folder, size in parts if not (folder / ROWS).exists())
     with open(store / ROWS, "ab") as out:
         if out.tell() < base + joined:
@@ -144,3 +151,23 @@ def join(parts: Sequence[tuple[Path, int]], store: Path, base: int) -> int:
                 os.fsync(out.fileno())
                 (folder / ROWS).unlink()
     return rebuild_index(store)
+
+
+def _refuse_twice(parts: Sequence[tuple[Path, int]], store: Path, base: int) -> None:
+    """ValueError where a name is in two parts, or in a part and in the rows that the store had."""
+    owners = dict.fromkeys(_names_before(store, base), store)
+    for folder, _ in parts:
+        for name in json.loads((folder / NAMES).read_bytes()):
+            if (owner := owners.setdefault(name, folder)) != folder:
+                raise ValueError(
+                    f"{name!r} comes twice, in {owner.name} and in {folder.name}: give each video one row, "
+                    f"delete {folder.parent} and begin anew"
+                )
+
+
+def _names_before(store: Path, base: int) -> Iterator[str]:
+    """Names of the rows that begin before byte `base` of a store."""
+    if base:
+        offsets = list(map(int, (store / OFFSETS).read_bytes().split()))
+        rows = json.loads((store / NAMES).read_bytes())
+        yield from (name for name, row in rows.items() if offsets[row] < base)

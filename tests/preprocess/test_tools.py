@@ -130,6 +130,28 @@ def test_2tsv_appends_rows_with_frames_and_aligns(tmp_path, videos, stock, capsy
     assert "d.mp4" in capsys.readouterr().err
 
 
+def test_2tsv_appends_a_name_once(tmp_path, stock, monkeypatch, capsys):
+    """The same rows again add nothing; a name in two shards is refused before anything is written."""
+    monkeypatch.setattr(store, "VIDEOS_PER_TASK", 1)
+    jpeg = base64.b64encode(stock.jpeg).decode()
+
+    def rows(*names: str) -> list[str]:
+        path = tmp_path / f"{'-'.join(names)}.jsonl"
+        path.write_text("".join(json.dumps({"video": name, "images": [jpeg]}) + "\n" for name in names))
+        return ["2tsv", "--input", str(path), "--output", str(tmp_path / "store"), "--append", *ONE]
+
+    for names, told in ((("a", "b"), "2 videos stored, 2"), (("a", "b"), "0 videos stored, 2")):
+        assert main(rows(*names)) == 0 and told in capsys.readouterr().out
+    before = (tmp_path / "store/imgs.tsv").read_bytes()
+    assert main(rows("b", "c")) == 0 and "1 videos stored, 3" in capsys.readouterr().out
+    assert TSVReader(tmp_path / "store").names == ["a", "b", "c"]
+    assert (tmp_path / "store/imgs.tsv").read_bytes()[: len(before)] == before
+    whole = (tmp_path / "store/imgs.tsv").read_bytes()
+    assert main(rows("d", "e", "d")) == 2
+    assert "'d' comes twice, in frames-000000 and in frames-000002" in capsys.readouterr().err
+    assert (tmp_path / "store/imgs.tsv").read_bytes() == whole
+
+
 def test_2tsv_stores_the_videos_of_rows(tmp_path, videos):
     rows = [
         {"uid": f"a{i}", "data_type": "caption", "video": name, "caption": "."}
