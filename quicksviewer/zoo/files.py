@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from quicksviewer.utils.modules import keep_4bit_layout, move_model_to_device, quantised_modules
+from quicksviewer.utils.places import maker_of, may_be_on_hub, missing
 from quicksviewer.utils.registry import load_target
 from quicksviewer.utils.utils import get_logger
 from quicksviewer.zoo.options import LoadOptions, to_device
@@ -39,6 +40,9 @@ def read_config(name: str | os.PathLike, options: LoadOptions) -> dict:
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{name} is no checkpoint of a model: it has no config.json")
+    if not folder.is_dir() and not may_be_on_hub(name):
+        told = f"{name!s} is neither a folder nor a model that can be had from the hub"
+        raise FileNotFoundError(f"{told}: {missing('folder', name)}")
     near = dict(revision=options.revision, cache_dir=options.cache_dir)
     try:
         config, _ = PreTrainedConfig.get_config_dict(
@@ -48,6 +52,7 @@ def read_config(name: str | os.PathLike, options: LoadOptions) -> dict:
         if folder.is_dir():
             raise ValueError(f"{folder / 'config.json'} is not JSON of a config: {error}") from error
         hint = f" {HINTS[str(name)]}." if str(name) in HINTS else ""
+        hint += f" It is made by {maker}." if (maker := maker_of(name)) else ""
         raise FileNotFoundError(
             f"{name!s} is neither a folder nor a model that can be had from the hub.{hint} "
             f"transformers says: {str(error).splitlines()[0]}"

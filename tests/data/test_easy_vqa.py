@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,6 +11,9 @@ from PIL import Image
 from quicksviewer.data import easy_vqa
 from quicksviewer.data.pipeline import DataPipeline, PipelineConfig
 from quicksviewer.utils.config import build
+from quicksviewer.utils.places import maker_of, may_be_on_hub
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ENTRIES = {
     "train": [
@@ -74,6 +78,19 @@ def test_everything_is_written_and_read_by_the_pipeline(package, capsys):
     assert pipeline.tokenizer.unk_token_id not in row["input_ids"] and len(row["labels"]) == 3
     assert pipeline.tokenizer.bos_token == "[DEC]"
     assert easy_vqa.main(["--out", str(out)]) == 0 and "is there already" in capsys.readouterr().out
+
+
+SHIPPED = [*(ROOT / "configs/pipeline").glob("*.yaml"), ROOT / "compat/config/vqa_config.yaml"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_what_shipped_files_name_is_what_is_written(package, path, monkeypatch):
+    monkeypatch.chdir(package)
+    assert easy_vqa.main([]) == 0
+    config = PipelineConfig.load(path)
+    paths = [*config.data_paths.of("train"), *config.data_paths.of("test"), config.image.root_dir]
+    assert all(Path(name).exists() and maker_of(name) for name in paths) and len(paths) == 3
+    assert Path(config.tokenizer.name).is_dir() or may_be_on_hub(config.tokenizer.name)
 
 
 def test_a_damaged_folder_is_written_anew_and_a_strange_question_refused(package, capsys):

@@ -90,6 +90,17 @@ def test_a_checkpoint_of_another_family_or_task_says_what_it_is(checkpoint):
         load_model(checkpoint("blip", "conditional_generation"), device="cpu")
 
 
+def test_a_missing_folder_is_not_called_a_bad_name_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, told in {
+        "a/b/c": f"that can be had from the hub: there is no folder at a/b/c in {tmp_path}",
+        "output/easy_vqa/processor": "it is made by python -m quicksviewer.data.easy_vqa",
+        "output/blip_vqa/lost": "it is made by python -m quicksviewer train --recipe blip_vqa",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=f"{name} is neither a folder nor a model .*{told}$"):
+            load_model(name, device="cpu")
+
+
 def test_what_is_not_there_says_so(tmp_path, checkpoint):
     with pytest.raises(FileNotFoundError, match="nowhere/at-all is neither a folder nor a model"):
         load_model("nowhere/at-all", device="cpu")

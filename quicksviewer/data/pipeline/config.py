@@ -132,7 +132,9 @@ class RetrievalConfig:
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     name: str | None = None
-    """Folder of a tokenizer or of a model's checkpoint. Nothing is downloaded."""
+    """Folder of a tokenizer or of a model's checkpoint, or a model's name on the hub."""
+    local_files_only: bool = True
+    """Nothing is downloaded: a name on the hub is read from transformers' cache. Off: from the hub, too."""
     type: Literal["auto", "bert"] = "auto"
     """Which class reads the folder: what it says itself, or transformers' BertTokenizer."""
     max_length: int | None = None
@@ -153,6 +155,8 @@ class ImageProcessorConfig:
     """auto: the class that the folder says. blip, clip: that class, read from `name` or made with `size`."""
     size: int | None = None
     """Sides of the square that pictures become, in place of the folder's."""
+    local_files_only: bool = True
+    """As that of the tokenizer."""
 
     def __post_init__(self):
         positive(self, "size")

@@ -18,6 +18,7 @@ import numpy as np
 from quicksviewer.data.preprocess import SampleError
 from quicksviewer.data.sources import JsonlIndex, Source
 from quicksviewer.utils.manifest import sha256_of
+from quicksviewer.utils.places import missing
 from quicksviewer.utils.registry import require
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
@@ -244,7 +245,7 @@ def open_rows(path: str | os.PathLike) -> Source:
     """The rows at a path. ValueError where there is nothing, or nothing of a known kind."""
     path = os.fspath(path)
     if not os.path.exists(path):
-        raise ValueError(f"there is no data at {path}")
+        raise ValueError(missing("data", path))
     for fits, reader in SOURCES.values():
         if fits(Path(path)):
             return reader(path)

@@ -1,5 +1,6 @@
 """The YAML of a pipeline: every shipped file is read, a typo says what was meant, nonsense is refused."""
 
+import json
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -89,6 +90,38 @@ def test_what_the_yaml_names_has_to_be_there(write_config, world, tmp_path):
             continue
         with pytest.raises(ValueError, match=message):
             pipeline.setup()
+
+
+@pytest.mark.parametrize("name", ["output/easy_vqa/processor", "./none", "a/b/c"])
+def test_a_missing_folder_is_not_called_a_bad_name_of_the_hub(write_config, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for local in (True, False):
+        pipeline = DataPipeline(write_config(tokenizer={"name": name, "local_files_only": local}))
+        with pytest.raises(ValueError) as error:
+            pipeline.setup()
+        told = f"tokenizer > name: {name!r} cannot be read: there is no folder at {name} in {tmp_path}"
+        maker = "; it is made by python -m quicksviewer.data.easy_vqa" * name.startswith("output/easy_vqa")
+        assert str(error.value) == told + maker
+
+
+@pytest.mark.parametrize(
+    "key, file, kind",
+    [
+        ("tokenizer", "tokenizer_config.json", "AutoTokenizer"),
+        ("image_processor", "preprocessor_config.json", "AutoImageProcessor"),
+    ],
+)
+def test_code_of_a_folder_is_not_run(write_config, world, tmp_path, monkeypatch, key, file, kind):
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    target = ["code.Own", None] if key == "tokenizer" else "code.Own"
+    (folder / file).write_text(json.dumps({"auto_map": {kind: target}}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "strange"}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ValueError, match=f"{key} > name: '.*strange' cannot be read: .* custom code"):
+        DataPipeline(write_config(**{key: {"name": str(folder)}})).setup()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_pipeline_says_when_it_is_not_ready_and_which_split_it_lacks(write_config):
