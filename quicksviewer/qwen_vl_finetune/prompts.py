@@ -46,7 +46,7 @@ def encode_prompt(processor, messages: list[dict], images: list | None = None) -
     """Tensors of one prompt, up to where the answer begins. `images`: in place of those in the turns."""
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     pictures = pictures_of(messages) if images is None else images
-    return dict(processor(text=[text], images=pictures, return_tensors="pt"))
+    return dict(processor(text=[text], images=pictures or None, return_tensors="pt"))
 
 
 def answer_text(processor, messages: list[dict]) -> str:
@@ -95,11 +95,12 @@ def encode_example(processor, record: Mapping, max_length: int | None = None) ->
 
 
 def batched(rows: list[dict[str, Tensor]], pad_id: int, side: str) -> dict[str, Tensor]:
-    """Rows of one sequence each become a batch (B, T), padded on a side; pictures follow each other."""
+    """Rows of one sequence each become a batch (B, T), padded on a side; pictures follow each other, of those
+    rows that have one."""
     fills = dict.fromkeys(PER_TOKEN, 0) | {"input_ids": pad_id, "labels": IGNORE_INDEX}
     batch = {}
-    for key in rows[0]:
-        values = [row[key] for row in rows]
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [row[key] for row in rows if key in row]
         if key in fills:
             flat = [value[0] for value in values]
             batch[key] = pad_sequence(flat, batch_first=True, padding_value=fills[key], padding_side=side)

@@ -1,23 +1,27 @@
-"""A tiny Qwen2.5-VL that has learned to read plain text, as the base that the embedded formulas start from.
+"""A tiny Qwen2.5-VL that reads plain text and knows LaTeX as words: the base of the embedded formulas.
 
-Random weights, all of which are trained on pictures of letters, digits and signs: what a published model
-brings to formulas, in small. It has never seen a formula.
+Random weights, all of which are trained in turn on pictures of letters, digits and signs, and on repeating
+LaTeX that stands in the prompt, without a picture. That is what a published model brings to formulas, in
+small. It has never seen a picture of a formula.
 
     make_base("output/tiny_qwen", BaseConfig())
 """
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
 from quicksviewer.qwen_vl_finetune.load import load
-from quicksviewer.synthetic.formulas import CELL, COMMANDS, FormulaConfig, FormulaData
+from quicksviewer.qwen_vl_finetune.prompts import conversation
+from quicksviewer.synthetic.formulas import CELL, COMMANDS, TEXT_LETTERS, FormulaConfig, FormulaData
 from quicksviewer.utils.registry import load_target
 
 INSTRUCTION = "Write the text of this image."
+REPEAT = "Repeat: "
 MAKER = "quicksviewer.synthetic.tiny_vlm:make_vlm"
 CELLS = (1, 32)
 """Fewest and most cells of a picture."""
@@ -59,7 +63,7 @@ class BaseConfig:
     """A row of tiny_vlm's QWEN_TOKENIZERS: some hundred tokens, or Qwen's own 151,665, which cost seven times
     the time."""
     width: int = 64
-    steps: int = 2000
+    steps: int = 4000
     batch_size: int = 32
     learning_rate: float = 2e-3
     texts: int = 4000
@@ -81,7 +85,7 @@ def make_base(folder: str | Path, config: BaseConfig | None = None) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     data = FormulaData("train", config.texts, config.pictures, config.seed, repeats=True)
     # Letters and signs stay tokens of their own. After a sign, Qwen parts a command from its backslash.
-    words = [*COMMANDS, *(command[1:] for command in COMMANDS), INSTRUCTION]
+    words = [*COMMANDS, *(command[1:] for command in COMMANDS), *TEXT_LETTERS, INSTRUCTION, REPEAT]
     sides = tuple(CELL * CELL * cells for cells in CELLS)
     load_target(MAKER)(
         folder,
@@ -99,15 +103,33 @@ def make_base(folder: str | Path, config: BaseConfig | None = None) -> Path:
     return folder
 
 
+class Lessons(Sequence):
+    """Conversations in turn: a picture of plain text and what it says, LaTeX and the same again."""
+
+    def __init__(self, pictures: FormulaData, latex: list[str]):
+        self.pictures, self.latex = pictures, latex
+
+    def __len__(self) -> int:
+        return 2 * min(len(self.pictures), len(self.latex))
+
+    def __getitem__(self, place: int) -> dict:
+        number, is_latex = divmod(range(len(self))[place], 2)
+        if is_latex:
+            asked = [{"type": "text", "text": REPEAT + self.latex[number]}]
+            said = [{"type": "text", "text": self.latex[number]}]
+            return {"messages": [dict(role="user", content=asked), dict(role="assistant", content=said)]}
+        row = self.pictures[number]
+        return conversation(row["image"], row["text"], INSTRUCTION)
+
+
 def _warm_up(folder: Path, data: FormulaData, config: BaseConfig) -> None:
-    from quicksviewer.qwen_vl_finetune.data_processing import Conversations
     from quicksviewer.qwen_vl_finetune.training import setup_trainer, with_lines
 
     loaded = load(folder, bits=16, device="cpu")
     trainer = setup_trainer(
         loaded.model,
         loaded.processor,
-        Conversations(data, INSTRUCTION),
+        Lessons(data, FormulaData("train", config.texts, seed=config.seed).texts),
         output_dir=str(folder / "warm_up"),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=1,

@@ -27,9 +27,18 @@ OPERATORS = ("+", "-", "=", "<", r"\cdot")
 FUNCTIONS = (r"\sin", r"\log")
 COMMANDS = (*GREEK, *FUNCTIONS, r"\cdot", r"\frac", r"\sqrt")
 """All commands that formulas are written with."""
-TEXT_LETTERS = (*LETTERS, *DIGITS, *"+-=<")
-TEXT_FONTS = ("DejaVu Sans", "cmr10")
-"""Fonts of plain text, which its digest chooses; the digits and signs of the second are those of formulas."""
+TEXT_LETTERS = (*LETTERS, *DIGITS, *"+-=<αβπθ")
+TEXT_FONTS = (
+    ("DejaVu Sans", "normal", ""),
+    ("DejaVu Sans", "oblique", ""),
+    ("STIXGeneral", "normal", ""),
+    ("STIXGeneral", "italic", ""),
+    ("cmr10", "normal", "<αβπθ"),
+    ("cmmi10", "normal", "0123456789+-=αβπθ"),
+)
+"""Fonts of plain text: family, style, letters that it draws as others. Formulas are set in the last two."""
+TEXT_SIZES = (1.0, 0.7)
+"""Sizes of plain text, as shares of the font size; the second is that of an exponent."""
 CELL = 28
 """Sides of pictures are multiples of this: a cell of Qwen2.5-VL (2 x 2 patches of 14), so that nothing is
 scaled on its way."""
@@ -138,33 +147,46 @@ def distinct_texts(config: FormulaConfig, split: str, count: int, seed: int = 0)
 # --- pictures
 
 
-def render(latex: str, config: FormulaConfig | None = None) -> Image.Image:
+def render(latex: str, config: FormulaConfig | None = None, variant: int = 0) -> Image.Image:
     """A grey-on-white RGB picture of LaTeX in mathtext's subset, sides multiples of CELL.
 
-    ValueError for what mathtext cannot draw, with its reason. Equal texts give equal pixels.
+    Plain text has font, size and place of its `variant`. Equal arguments give equal pixels. ValueError for
+    what mathtext cannot draw, with its reason.
     """
     config = config or FormulaConfig()
     require("matplotlib", "data")
     from matplotlib.font_manager import FontProperties
     from matplotlib.mathtext import MathTextParser
 
-    is_formula = config.kind == "formula"
-    source = f"${latex}$" if is_formula else latex
-    family = None if is_formula else TEXT_FONTS[_digest(latex) // 10 % len(TEXT_FONTS)]
-    font = FontProperties(family=family, size=config.font_size, math_fontfamily="cm")
+    if config.kind == "formula":
+        source, style, rng = f"${latex}$", dict(size=config.font_size), None
+    else:
+        source, rng = latex, random.Random(f"{latex} {variant}")
+        style = _text_style(latex, config.font_size, rng)
+    font = FontProperties(**style, math_fontfamily="cm")
     try:
         parsed = MathTextParser("agg").parse(source, dpi=72, prop=font)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()[-12:])
         raise ValueError(f"mathtext cannot draw {latex!r}: {reason}") from error
-    return _on_paper(np.asarray(parsed.image), config.margin)
+    return _on_paper(np.asarray(parsed.image), config.margin, rng)
 
 
-def _on_paper(ink: np.ndarray, margin: int) -> Image.Image:
-    """Ink (H, W) uint8 in the middle of white paper."""
-    height, width = (-(-(side + 2 * margin) // CELL) * CELL for side in ink.shape)
-    paper = np.full((height, width), 255, dtype=np.uint8)
-    top, left = (height - ink.shape[0]) // 2, (width - ink.shape[1]) // 2
+def _text_style(text: str, size: float, rng: random.Random) -> dict:
+    """One of the fonts that have all letters of a text, in one of the sizes."""
+    fonts = [(family, style) for family, style, lacks in TEXT_FONTS if not set(lacks) & set(text)]
+    family, style = rng.choice(fonts)
+    return dict(family=family, style=style, size=size * rng.choice(TEXT_SIZES))
+
+
+def _on_paper(ink: np.ndarray, margin: int, rng: random.Random | None) -> Image.Image:
+    """Ink (H, W) uint8 on white paper: in the middle, or where a generator says."""
+    sides = [-(-(side + 2 * margin) // CELL) * CELL for side in ink.shape]
+    paper = np.full(sides, 255, dtype=np.uint8)
+    top, left = (
+        (side - taken) // 2 if rng is None else rng.randint(margin, side - taken - margin)
+        for side, taken in zip(sides, ink.shape, strict=True)
+    )
     paper[top : top + ink.shape[0], left : left + ink.shape[1]] -= ink
     return Image.fromarray(paper).convert("RGB")
 
@@ -172,7 +194,8 @@ def _on_paper(ink: np.ndarray, margin: int) -> Image.Image:
 class FormulaData:
     """Rows {"image": PIL picture, "text": LaTeX} of a split, drawn when they are first asked for.
 
-    With `repeats` short texts come as often as they are drawn; otherwise all texts differ.
+    With `repeats` short texts come as often as they are drawn, each time as another variant; otherwise all
+    texts differ.
     """
 
     def __init__(
@@ -194,5 +217,5 @@ class FormulaData:
     def __getitem__(self, index: int) -> dict:
         index = range(len(self.texts))[index]
         if index not in self._drawn:
-            self._drawn[index] = render(self.texts[index], self.config)
+            self._drawn[index] = render(self.texts[index], self.config, index)
         return {"image": self._drawn[index], "text": self.texts[index]}

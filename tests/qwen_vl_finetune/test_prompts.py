@@ -85,6 +85,8 @@ def test_a_batch_gives_the_logits_of_its_rows(loaded, formulas):
     model, processor = loaded.model, loaded.processor
     rows = [encode_prompt(processor, prepare_messages(), [formulas[n]["image"]]) for n in range(4)]
     assert len({row["input_ids"].shape[1] for row in rows}) > 1, "the pictures must differ in size"
+    words = [{"role": "user", "content": [{"type": "text", "text": "x+1"}]}]
+    rows.insert(1, encode_prompt(processor, words))
     with torch.no_grad():
         alone = [model(**row).logits[0] for row in rows]
         for side in ("left", "right"):
