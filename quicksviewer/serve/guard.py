@@ -64,6 +64,9 @@ class GuardConfig:
     hosts: frozenset[str] | None = None
     """Names by which the page may be called; None: any. Protects a page without a token from foreign sites
     that point a name of theirs at this machine."""
+    public: str | None = None
+    """NAME or NAME:PORT of a proxy with TLS before the page: browsers call it https://NAME. The proxy may
+    pass that name on as Host, or its own name for the page."""
     max_upload: int = 2**28
     """Bytes of one request that uploads."""
     max_folder: int = 2**32
@@ -107,11 +110,13 @@ class Guard:
 
     def _check_origin(self, headers: dict[str, str]) -> None:
         """Not called by a foreign name, and not by a page of another site."""
-        host = headers.get("host", "")
-        if self.config.hosts is not None and _name(host) not in self.config.hosts:
+        host, public = headers.get("host", ""), self.config.public or ""
+        if self.config.hosts is not None and _name(host) not in self.config.hosts | {_name(public)} - {""}:
             raise Turned(421, "This page is not called by that name.")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is None or (public and origin == f"https://{public}"):
+            return
+        if urlsplit(origin).netloc != host or _name(host) == _name(public):
             raise Turned(403, "Requests from other sites are not taken.")
 
     def _check_route(self, scope) -> None:
@@ -188,6 +193,7 @@ class Guard:
         if len(self.visits) > MAX_VISITS:
             del self.visits[next(iter(self.visits))]
         cookie = f"{COOKIE}={visit}; Path=/; HttpOnly; SameSite=Strict"
+        cookie += "; Secure" if self.config.public else ""
         await _say(send, 303, "", extra={"location": "/", "set-cookie": cookie})
 
 

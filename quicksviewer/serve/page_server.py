@@ -2,6 +2,7 @@
 
     python -m quicksviewer demo --model-path output/quickstart/stage3         http://127.0.0.1:6123/
     QUICKSVIEWER_TOKEN=... python -m quicksviewer demo --model-path DIR --server_name 0.0.0.0
+    QUICKSVIEWER_TOKEN=... python -m quicksviewer demo --model-path DIR --public-name video.example.org
 
 It listens on this machine alone; on another address it needs a token, which visitors are asked for. Uploads
 lie in a folder of their own that is removed in the end (docs/chat.md).
@@ -10,6 +11,7 @@ lie in a folder of their own that is removed in the end (docs/chat.md).
 import argparse
 import ipaddress
 import os
+import re
 import signal
 import socket
 import sys
@@ -27,6 +29,7 @@ from quicksviewer.utils.registry import require
 TOKEN_VARIABLE = "QUICKSVIEWER_TOKEN"
 SHORTEST_TOKEN = 16
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+PUBLIC_NAME = re.compile(r"(?!-)[a-z0-9.-]+(:\d{1,5})?")
 ALLOWANCE = 2**16
 """Bytes of a request that uploads, beside its file."""
 OFF = {
@@ -44,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 ended, 1 it could not listen, 2 wrong usage."""
     args = _parser().parse_args(argv)
     try:
+        args.public_name = public_name(args.public_name)
         token, limits = read_token(args), limits_of(args)
         require("gradio", "serve")
         desk = Desk(loaded_for_page(args), decoding_of(args), limits)
@@ -72,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         help="address to listen on; any but this machine's needs a token",
     )
     add("--port", type=int, default=6123, help="0: any that is free")
+    add("--public-name", help="NAME or NAME:PORT of the proxy with TLS that stands before the page")
     add("--token-file", help=f"file that holds the token (default: the variable {TOKEN_VARIABLE}, if set)")
     add("--max-upload-mb", type=float, default=256, help="of one file")
     add("--max-video-seconds", type=float, default=3600)
@@ -89,12 +94,24 @@ def read_token(args) -> str | None:
         token = Path(args.token_file).read_text(encoding="utf-8").strip()
     if token is not None and len(token) < SHORTEST_TOKEN:
         raise ValueError(f"the token has {len(token)} characters; give it {SHORTEST_TOKEN} or more")
-    if token is None and not is_loopback(args.server_name):
+    open_by = f"--server_name {args.server_name}" if not is_loopback(args.server_name) else None
+    open_by = f"--public-name {args.public_name}" if args.public_name else open_by
+    if token is None and open_by:
         raise ValueError(
-            f"--server_name {args.server_name} can be reached from other machines: set a token, with the "
+            f"{open_by} can be reached from other machines: set a token, with the "
             f"variable {TOKEN_VARIABLE} or --token-file (for one: openssl rand -hex 24)"
         )
     return token
+
+
+def public_name(given: str | None) -> str | None:
+    """The name as browsers write it in their requests. ValueError for what is no name."""
+    if given is None:
+        return None
+    name = given.lower().removesuffix(":443")
+    if not PUBLIC_NAME.fullmatch(name):
+        raise ValueError(f"--public-name {given}: expected NAME or NAME:PORT alone, as in video.example.org")
+    return name
 
 
 def is_loopback(name: str) -> bool:
@@ -155,6 +172,7 @@ def application(desk: Desk, folder: Path, args, token: str | None) -> Guard:
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         build(desk, Path(args.model_path).resolve().name),
         path="/",
+        root_path=f"https://{args.public_name}" if args.public_name else None,
         server_name=args.server_name,
         footer_links=[],
         run_history=False,
@@ -171,6 +189,7 @@ def application(desk: Desk, folder: Path, args, token: str | None) -> Guard:
         folder=folder,
         token=token,
         hosts=LOOPBACK_NAMES | {args.server_name} if is_loopback(args.server_name) else None,
+        public=args.public_name,
         max_upload=max_file + ALLOWANCE,
         max_folder=desk.limits.rooms.max_rooms * 4 * max_file,
     )

@@ -225,6 +225,40 @@ def test_other_sites_are_refused(make, origin, status):
     assert ask(make(), "POST", "/gradio_api/upload", b"x", headers).status == status
 
 
+@pytest.mark.parametrize("host", ["video.example.org", "127.0.0.1:6123"], ids=["keeps Host", "upstream Host"])
+@pytest.mark.parametrize(
+    ("name", "origin", "status"),
+    [
+        ("video.example.org", "https://video.example.org", 200),
+        ("video.example.org", None, 200),
+        ("video.example.org", "http://video.example.org", 403),
+        ("video.example.org", "https://video.example.org:8443", 403),
+        ("video.example.org", "https://evil.example", 403),
+        ("video.example.org", "null", 403),
+        ("video.example.org:8443", "https://video.example.org:8443", 200),
+    ],
+)
+def test_behind_a_proxy_with_tls(make, host, name, origin, status):
+    """Whether it passes on the name by which browsers call it, or the address of the page."""
+    app = make(hosts=frozenset({"127.0.0.1"}), token=TOKEN, public=name)
+    headers = {"host": host} if origin is None else {"host": host, "origin": origin}
+    entered = ask(app, "POST", "/login", f"token={TOKEN}".encode(), headers)
+    assert entered.status == (303 if status == 200 else status)
+    if status == 200:
+        first, *rest = entered.headers["set-cookie"].split("; ")
+        assert {"Secure", "HttpOnly", "SameSite=Strict"} <= set(rest)
+        assert ask(app, "POST", "/gradio_api/upload", b"x", {**headers, "cookie": first}).reached
+
+
+@pytest.mark.parametrize("public", [None, "video.example.org"])
+def test_a_public_name_opens_no_other(make, public):
+    app = make(hosts=frozenset({"127.0.0.1"}), token=TOKEN, public=public)
+    statuses = [ask(app, headers={"host": host}).status for host in ("evil.example", "", "video.example.org")]
+    assert statuses == [421, 421, 401 if public else 421]
+    if public is None:
+        assert "Secure" not in enter(app, TOKEN).headers["set-cookie"]
+
+
 # --- the token ---
 
 

@@ -18,6 +18,8 @@ from chatty import chatty
 from tiny_world import fresh, videos
 
 from quicksviewer.serve import cli, page_server
+from quicksviewer.serve.decoding import Decoding
+from quicksviewer.serve.desk import Desk, DeskLimits
 from quicksviewer.serve.session import ChatSession
 from quicksviewer.serve.strip import cube_spans
 
@@ -259,6 +261,26 @@ def test_the_server_spoke_to_nobody_and_leaves_nothing(server):
     assert "Traceback" not in server.log.read_text()
 
 
+# --- behind a proxy ---
+
+
+@pytest.mark.parametrize("host", ["video.example.org", "127.0.0.1:6123"], ids=["keeps Host", "upstream Host"])
+def test_behind_a_proxy_the_page_calls_itself_by_its_public_name(tiny, tmp_path, monkeypatch, host):
+    pytest.importorskip("gradio")
+    from starlette.testclient import TestClient
+
+    for name in (*page_server.OFF, "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")  # what the page sets is set back
+    args = page_server._parser().parse_args(["--model-path", "x", "--public-name", "video.example.org"])
+    desk = Desk(chatty(fresh(tiny)), Decoding(), DeskLimits())
+    client = TestClient(page_server.application(desk, tmp_path, args, TOKEN), base_url=f"https://{host}")
+    headers = {"origin": "https://video.example.org"}
+    assert client.post("/login", data={"token": TOKEN}, headers=headers).status_code == 200
+    assert client.get("/config", headers=headers).json()["root"] == "https://video.example.org"
+    call = {"data": [], "fn_index": 0, "session_hash": "one"}
+    assert client.post("/gradio_api/queue/join", json=call, headers=headers).status_code == 200
+
+
 # --- starting ---
 
 
@@ -268,6 +290,9 @@ def test_the_server_spoke_to_nobody_and_leaves_nothing(server):
         (["--server_name", "0.0.0.0"], None, "can be reached from other machines"),
         (["--server_name", "::"], None, "can be reached from other machines"),
         (["--server_name", "example.org"], None, "set a token"),
+        (["--public-name", "video.example.org"], None, "--public-name video.example.org can be reached"),
+        (["--public-name", "https://video.example.org"], TOKEN, "expected NAME or NAME:PORT alone"),
+        (["--public-name", "video.example.org/page"], TOKEN, "expected NAME or NAME:PORT alone"),
         ([], "short", "has 5 characters"),
         (["--token-file", "nowhere"], None, "nowhere"),
         (["--max-upload-mb", "0"], None, "limits of uploads must be positive"),
@@ -290,6 +315,19 @@ def test_a_token_comes_from_a_file(tmp_path, monkeypatch):
     parse = page_server._parser().parse_args
     assert page_server.read_token(parse([*words, "--token-file", str(tmp_path / "token")])) == TOKEN
     assert page_server.read_token(parse(words)) == "of the environment"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (None, None),
+        ("Video.Example.org", "video.example.org"),
+        ("a.b:443", "a.b"),
+        ("a.b:8443", "a.b:8443"),
+    ],
+)
+def test_a_public_name_is_what_browsers_send(given, name):
+    assert page_server.public_name(given) == name
 
 
 @pytest.mark.parametrize(
