@@ -110,6 +110,7 @@ def begin(session: ChatSession, given) -> None:
         if turn is given.turns[-1] and turn.role == "user":
             answer(session, _without_marks(turn.text))
         else:
+            session.encode()
             session.dialogue = session.dialogue.say(_without_marks(turn.text))
     for _, path in given.waiting:
         session.see(path)

@@ -1,6 +1,7 @@
 """One video cut in two ways, and what the model answers when it is given the one or the other."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from quicksviewer.model.multimodal_cubing import pool_frames
 from quicksviewer.model.multimodal_cubing.base import Cuts
 from quicksviewer.serve.decoding import Decoding
 from quicksviewer.serve.session import ChatSession
+from quicksviewer.serve.stages import until
 from quicksviewer.utils.registry import lookup
 
 FROM_FRAMES = tuple(name for name in METHODS if name != "codec")
@@ -31,6 +33,8 @@ class Cutting:
     error: float
     """Squared distance of frames to the mean of their cube, over the least possible."""
     answer: str | None = None
+    note: str = ""
+    """Why there is no answer where a question was asked, or that it was ended."""
 
 
 class GivenCuts(nn.Module):
@@ -58,11 +62,18 @@ def cut_by(model, cubing: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def compare(
-    loaded, medium, names: Sequence[str], question: str = "", decoding: Decoding | None = None
+    loaded,
+    medium,
+    names: Sequence[str],
+    question: str = "",
+    decoding: Decoding | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    seconds: float = math.inf,
 ) -> list[Cutting]:
     """A video of a session cut by each of the named methods; with a question, also the answer to it.
 
-    The tower sees the video once. ValueError for an unknown method.
+    The tower sees the video once. An answer ends when `stop` says so, which is asked after every token, and
+    after so many seconds. ValueError for an unknown method, TooLong where the model has no room.
     """
     for name in names:
         lookup(dict.fromkeys(FROM_FRAMES), name, "way to cut")
@@ -74,13 +85,18 @@ def compare(
     cuttings = []
     for name in names:
         starts = cut_with(name, clip)
-        answer = None
-        if question and len(starts) + 1 == clip.num_cubes:
+        answer, note = None, ""
+        if question and len(starts) + 1 != clip.num_cubes:
+            note = f"no answer: {len(starts) + 1} cubes, and the model reads {clip.num_cubes} of this video"
+        elif question and stop():
+            note = "no answer: stopped"
+        elif question:
             encoded = _encode(model, medium, tokens_NPD, None if name == config.kind else starts)
             session = ChatSession(loaded, decoding or Decoding())
             session.adopt("", medium, encoded)
-            answer = session.ask(question)
-        cuttings.append(Cutting(name, starts, error_ratio(features, starts), answer))
+            answer = session.ask(question, stop=until(stop, seconds))
+            note = "stopped" if session.times.stopped else ""
+        cuttings.append(Cutting(name, starts, error_ratio(features, starts), answer, note))
     return cuttings
 
 

@@ -167,6 +167,7 @@ def _facts(cutting: Cutting, same: str) -> str:
     ]
     rows = "".join(f"<li><b>{value}</b> {note}</li>" for value, note in told if value)
     answer = "" if cutting.answer is None else f"<blockquote>{escape(cutting.answer)}</blockquote>"
+    answer += f"<p>{escape(cutting.note)}</p>" if cutting.note else ""
     return f'<div class="qv-card"><span>{escape(cutting.name)}</span><ul>{rows}</ul>{answer}</div>'
 
 

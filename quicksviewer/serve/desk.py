@@ -18,7 +18,8 @@ from quicksviewer.serve.compare import Cutting, compare
 from quicksviewer.serve.cube_view import SeenVideo
 from quicksviewer.serve.decoding import Decoding
 from quicksviewer.serve.rooms import Room, RoomLimits, Rooms
-from quicksviewer.serve.session import ChatSession
+from quicksviewer.serve.session import ChatSession, TooLong
+from quicksviewer.serve.stages import until
 from quicksviewer.serve.strip import cube_spans
 from quicksviewer.serve.uploads import Refused, UploadLimits, check_upload
 from quicksviewer.utils.utils import get_logger
@@ -52,6 +53,11 @@ def refusals() -> Iterator[None]:
         if refused.__cause__:
             logger.warning("refused an upload: %s", refused.__cause__)
         raise
+    except TooLong as error:
+        raise Refused(
+            f"This takes {error.tokens} tokens, and the model has room for {error.room}. Please begin a new "
+            "conversation, or show a shorter video."
+        ) from None
     except Exception as error:
         name = secrets.token_hex(4)
         logger.exception("page error %s", name)
@@ -86,6 +92,12 @@ class Desk:
                     room.session.see(path, mark)
                     room.session.encode()
                 return mark
+
+    def take_back(self, key: str, kept: int) -> None:
+        """Show the visitor's files behind the first `kept` no longer, where they wait for a question."""
+        if room := self.rooms.find(key):
+            with room.lock:
+                room.session.take_back(kept)
 
     def seen_video(self, key: str) -> tuple[SeenVideo, object] | None:
         """The last video of the visitor's conversation, and its medium; None where there is none."""
@@ -134,15 +146,19 @@ class Desk:
         self.rooms.leave(key)
 
     def compare(self, key: str, names: tuple[str, ...], question: str = "") -> list[Cutting]:
-        """The visitor's last video cut by each of these methods; with a question, what is answered to it."""
+        """The visitor's last video cut by each of these methods; with a question, what is answered to it.
+        Each answer ends early as one of `ask` does; behind a stop no other begins."""
         with refusals():
             room = self.rooms.enter(key)
             if question:
                 self._check_question(room, question)
             if (seen := self.seen_video(key)) is None:
                 raise Refused("Drop a video first.")
-            with self._busy(room), self._model:
-                return compare(self.loaded, seen[1], names, question, self.decoding)
+            with self._busy(room):
+                room.stop.clear()
+                limits = room.stop.is_set, self.limits.answer_seconds
+                with self._model:
+                    return compare(self.loaded, seen[1], names, question, self.decoding, *limits)
 
     @contextmanager
     def kept_tidy(self) -> Iterator[None]:
@@ -188,8 +204,7 @@ class Desk:
         def work():
             try:
                 with self._model:
-                    end = time.monotonic() + self.limits.answer_seconds
-                    stop = lambda: room.stop.is_set() or time.monotonic() > end  # noqa: E731
+                    stop = until(room.stop.is_set, self.limits.answer_seconds)
                     room.session.ask(question, pieces.put, stop)
             except BaseException as error:
                 failed.append(error)

@@ -39,28 +39,31 @@ class Page:
 
     def ask(self, key: str, box: dict) -> Iterator:
         """A question, and files that are shown with it. (chat, box, figures, strip, times) while the answer
-        grows, and when it has ended."""
-        text, files, empty = box.get("text") or "", box.get("files") or [], {"text": "", "files": []}
-        kept = box
+        grows, and when it has ended. What cannot be asked stays in the box, and its files with it, but one
+        that cannot be used."""
+        text, files, empty = box.get("text") or "", list(box.get("files") or []), {"text": "", "files": []}
+        before = self._count(key)
         try:
             self.desk.check(key, text)
-            kept = {"text": text, "files": []}  # from here on files are shown, and not to be shown again
-            for path in files:
-                self.desk.show(key, path)
+            self._show(key, files)
             room, answer = self.desk.rooms.enter(key), ""
             asked = [{"role": "user", "content": {"path": path}} for path in files]
             asked = [*room.messages, *asked, _said("user", text)]
             for piece in self.desk.ask(key, text):
                 answer += piece
                 yield [*asked, _said("assistant", answer)], empty, self.same, self.same, ""
-            times = room.session.times
+            times, kept = room.session.times, empty
             if answer or not times.stopped:
                 room.messages[:] = [*asked, _said("assistant", answer or "(no answer)")]
+            else:
+                self.desk.take_back(key, before)
+                kept = {"text": text, "files": files}
             told = f'<div class="qv-times">{escape(str(times))}</div>'
-            yield list(room.messages), empty, *self._cubes(key), told
+            yield list(room.messages), kept, *self._cubes(key), told
         except Refused as refused:
+            self.desk.take_back(key, before)
             room = self.desk.rooms.find(key)
-            messages = list(room.messages) if room else []
+            messages, kept = list(room.messages) if room else [], {"text": text, "files": files}
             yield messages, kept, self.same, self.same, cube_view.notice(str(refused))
 
     def stop(self, key: str) -> None:
@@ -82,6 +85,20 @@ class Page:
             return cube_view.comparison(medium.pixels, seen.times, cuttings)
         except Refused as refused:
             return cube_view.notice(str(refused))
+
+    def _count(self, key: str) -> int:
+        """Media of the visitor's conversation."""
+        room = self.desk.rooms.find(key)
+        return len(room.session.media) if room else 0
+
+    def _show(self, key: str, files: list) -> None:
+        """Show files with the next question. One that cannot be shown is taken out of the list."""
+        for path in list(files):
+            try:
+                self.desk.show(key, path)
+            except Refused:
+                files.remove(path)
+                raise
 
     def _cubes(self, key: str) -> tuple[str, str]:
         """Figures and strip of the visitor's last video."""
@@ -135,8 +152,9 @@ def build(desk: Desk, name: str):
         wire(clear.click, page.clear, [], everything, at_once=True)
         wire(stop.click, page.stop, [], [], at_once=True)
         wire.stream(box.submit, page.ask, [box], [chat, box, figures, strip, times])
-        *fields, button = choices
+        *fields, button, halt = choices
         wire(button.click, page.compare, fields, [result])
+        wire(halt.click, page.stop, [], [], at_once=True)
         blocks.unload(wire.keyed(page.leave))
     return blocks.queue(max_size=QUEUE, default_concurrency_limit=1)
 
@@ -166,7 +184,7 @@ def _box(gr):
 
 
 def _choices(gr, desk: Desk) -> tuple:
-    """Two ways to cut, a question and a button."""
+    """Two ways to cut, a question, and buttons to begin and to stop."""
 
     def note(name: str) -> str:
         return f"{name} (this model)" if name == desk.kind else name
@@ -179,7 +197,8 @@ def _choices(gr, desk: Desk) -> tuple:
         two = gr.Dropdown(names, value=other, label="The other", elem_id="other")
         question = gr.Textbox(label="Question to both (optional)", elem_id="both", scale=2)
         button = gr.Button("Compare", variant="primary", elem_id="compare", min_width=120)
-    return one, two, question, button
+        stop = gr.Button("Stop", elem_id="stop-compare", min_width=80)
+    return one, two, question, button, stop
 
 
 class _Wires:

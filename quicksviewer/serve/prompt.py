@@ -43,7 +43,7 @@ def converse(session: ChatSession) -> int:
             return 0
         except KeyboardInterrupt:
             console.print("\n[dim](stopped; Ctrl-D or exit ends)[/dim]")
-        except (MediaError, ValueError, OSError) as error:
+        except (MediaError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory
             console.print(f"[red]{escape(str(error))}[/red]")
 
 
@@ -95,17 +95,29 @@ def remember_lines() -> None:
         import readline
     except ImportError:  # Windows
         return
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-    path = state / "quicksviewer" / "chat_history"
     if not os.isatty(0):
         return
     import atexit
 
+    readline.set_history_length(HISTORY_LINES)
+    try:
+        path = history_file()
+        if path.stat().st_size:
+            readline.read_history_file(path)
+        readline.write_history_file(path)  # whether it can be written is known now, not at the end
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        console.print(f"[dim]lines are not kept for the next time: {escape(str(error))}[/dim]")
+        return
+    atexit.register(readline.write_history_file, path)
+
+
+def history_file() -> Path:
+    """The file of earlier lines, which is there and for this user alone."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+    path = state / "quicksviewer" / "chat_history"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
-    readline.read_history_file(path)
-    readline.set_history_length(HISTORY_LINES)
-    atexit.register(readline.write_history_file, path)
+    return path
 
 
 # Commands: functions of the session and what stands behind the word

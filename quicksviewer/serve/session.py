@@ -17,6 +17,17 @@ from quicksviewer.serve.memory import Memory
 from quicksviewer.serve.stages import Times, Watch, timed_parts
 
 
+class TooLong(ValueError):
+    """A conversation that the model has no room for. `tokens`: its length, `room`: what the model reads."""
+
+    def __init__(self, tokens: int, room: int):
+        self.tokens, self.room = tokens, room
+        super().__init__(
+            f"the conversation takes {tokens} tokens, and the model has room for {room}, the answer among "
+            "them: begin a new one (/clear), or show fewer frames of a video (--video_nframes)"
+        )
+
+
 @dataclass
 class ChatSession:
     """A model and what has been said to it. `ask` adds a question and returns the answer."""
@@ -65,6 +76,11 @@ class ChatSession:
         self.dialogue = self.dialogue.see(path, medium.mark)
         self._media, self._parts, self._encoded = [*self._media, medium], [*self._parts, encoded], None
 
+    def take_back(self, kept: int) -> None:
+        """Forget the media behind the first `kept` that still wait for a question."""
+        for place in reversed(range(max(kept, len(self.dialogue.media)), len(self._media))):
+            self._drop(place)
+
     def clear(self) -> None:
         """Begin anew: no turn, no medium, nothing remembered."""
         self.dialogue, self.times = Dialogue(), Times()
@@ -79,7 +95,8 @@ class ChatSession:
         """The answer to a question; `on_text` receives its pieces as they come.
 
         `stop` is asked after every token. What was said until then is the answer; where nothing was, the
-        question has not been asked.
+        question has not been asked. TooLong where the model has no room for an answer; where it has room for
+        less than `max_new_tokens`, the answer is at most as long as fits.
         """
         dialogue = self.dialogue.say(question)
         answer = self._generate(dialogue, on_text, stop)
@@ -89,17 +106,39 @@ class ChatSession:
 
     @torch.no_grad()
     def encode(self) -> EncodedMedia | None:
-        """The dialogue's media as the language model reads them; only what is new goes through the tower."""
-        model = self.loaded.model
-        for medium in self._media[len(self._parts) :]:
-            kinds = [medium.is_video] * len(medium.frames)
-            pixels, clock = medium.pixels.to(model.device), medium.times.to(model.device)
-            with timed_parts(model, self._fresh_times()):
-                self._parts.append(model.encode_media(Media(pixels, clock, medium.frames, kinds)))
+        """The dialogue's media as the language model reads them; only what is new goes through the tower.
+
+        RuntimeError for a medium that cannot be encoded, for want of memory above all. It is then shown no
+        longer: the next question is asked without it.
+        """
+        for place in range(len(self._parts), len(self._media)):
+            try:
+                self._parts.append(self._encode_one(self._media[place]))
+            except Exception as error:
+                path = self._drop(place)
+                raise RuntimeError(
+                    f"{path} could not be encoded and is not shown any longer: {error}"
+                ) from error
             self.encoded_videos += 1
         if self._parts and self._encoded is None:
             self._encoded = join_encoded(self._parts)
         return self._encoded
+
+    def _encode_one(self, medium) -> EncodedMedia:
+        model, kinds = self.loaded.model, [medium.is_video] * len(medium.frames)
+        pixels, clock = medium.pixels.to(model.device), medium.times.to(model.device)
+        with timed_parts(model, self._fresh_times()):
+            return model.encode_media(Media(pixels, clock, medium.frames, kinds))
+
+    def _drop(self, place: int) -> str:
+        """Forget a medium that waits for a question; its path."""
+        assert place >= len(self.dialogue.media), "what was asked about has been encoded"
+        waiting = list(self.dialogue.waiting)
+        _, path = waiting.pop(place - len(self.dialogue.media))
+        self.dialogue = replace(self.dialogue, waiting=tuple(waiting))
+        del self._media[place], self._parts[place : place + 1]
+        self._encoded = None
+        return path
 
     def _fresh_times(self) -> Times:
         """The times of the answer to come: those of the last one are over when something new begins."""
@@ -110,8 +149,10 @@ class ChatSession:
     def _generate(self, dialogue: Dialogue, on_text, stop) -> str:
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         self._fresh_times()
-        encoded = self.encode()
         ids = self._prompt(dialogue)
+        if len(ids) >= self.loaded.context_length:
+            raise TooLong(len(ids), self.loaded.context_length)
+        encoded = self.encode()
         streamer = Pieces(tokenizer, on_text) if on_text and self.decoding.num_beams == 1 else None
         out = self._answer(dialogue, ids, encoded, streamer, Watch(self.times, model.device, stop))
         text = decoded(tokenizer, out[len(ids) :])
@@ -135,6 +176,7 @@ class ChatSession:
         kept = memory.before(ids) if self.decoding.num_beams == 1 else 0
         cache = memory.cut(kept) if kept else Memory.empty(model.config).cache
         self.times.prompt_tokens, self.times.kept_tokens = len(ids), kept
+        most = min(self.decoding.max_new_tokens, self.loaded.context_length - len(ids))
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(self._seed(dialogue))
             out = model.generate(
@@ -145,7 +187,7 @@ class ChatSession:
                 stopping_criteria=StoppingCriteriaList([watch]),
                 eos_token_id=processor.stop_ids,
                 pad_token_id=processor.pad_id,
-                **self.decoding.arguments(),
+                **self.decoding.arguments() | {"max_new_tokens": most},
             )
         told = out[0].tolist()
         if self.decoding.num_beams == 1:

@@ -81,6 +81,12 @@ def timed_parts(model: nn.Module, times: Times) -> Iterator[None]:
             hook.remove()
 
 
+def until(stop: Callable[[], bool], seconds: float) -> Callable[[], bool]:
+    """A `stop` that also ends what begins now when so many seconds have passed."""
+    end = time.monotonic() + seconds
+    return lambda: stop() or time.monotonic() > end
+
+
 class Watch(StoppingCriteria):
     """Looks on while an answer comes: counts and times its tokens, and ends it when it is told to."""
 

@@ -74,13 +74,17 @@ def test_figures_and_times():
 
 
 def test_a_comparison_shows_cuts_measures_and_answers():
-    cuttings = [Cutting("uniform", [2, 3], 1.5, "<b>red</b>"), Cutting("opt<i>mal", [3, 4], 1.0, None)]
+    cuttings = [
+        Cutting("uniform", [2, 3], 1.5, "<b>red</b>"),
+        Cutting("opt<i>mal", [3, 4], 1.0, None, "<why>"),
+    ]
     html = comparison(PIXELS, VIDEO.times, cuttings)
     bars = html.split('class="qv-row qv-blocks"')[1:]
     widths = [[int(w) for w in re.findall(r"flex:(\d+)", bar.split("</div>")[0])] for bar in bars]
     assert widths == [[2, 1, 2], [3, 1, 1]]
     assert html.count("<blockquote>") == 1 and "&lt;b&gt;red&lt;/b&gt;" in html
     assert "<b>1.50</b>" in html and "<b>100%</b> of cuts agree" in html
+    assert html.count("<p>") == 1 and "<p>&lt;why&gt;</p>" in html.split("opt&lt;i&gt;mal")[-1]
     assert "opt&lt;i&gt;mal" in html and "<i>mal" not in html
 
 

@@ -8,11 +8,15 @@ from html import escape
 from pathlib import Path
 
 import pytest
+import torch
 from chatty import chatty
 from tiny_world import fresh, videos
 
 from quicksviewer.constants import IMAGE_MARK, VIDEO_MARK
+from quicksviewer.cubes.methods import METHODS
+from quicksviewer.serve import decoding as decoding_module
 from quicksviewer.serve import desk as desk_module
+from quicksviewer.serve import session as session_module
 from quicksviewer.serve.compare import FROM_FRAMES, _encode, compare
 from quicksviewer.serve.decoding import Decoding
 from quicksviewer.serve.desk import Desk, DeskLimits
@@ -135,6 +139,33 @@ def test_given_cuts_reach_the_language_model(loaded, upload):
     assert (moved.visual - own.visual).abs().max() > 1e-4
 
 
+def test_a_comparison_ends_as_an_answer_does(endless, upload):
+    """Of two endless answers the first ends when its time is over, the second as well; Stop ends the one and
+    leaves out the other."""
+    desk = make(endless, LONG, answer_seconds=0.3)
+    desk.show("a", upload())
+    ways = ("uniform", desk.kind)
+    for cutting in desk.compare("a", ways, QUESTION):
+        assert (bool(cutting.answer), cutting.note) == (True, "stopped")
+    desk = make(endless, LONG)
+    desk.show("a", upload())
+    stopping = threading.Timer(0.3, desk.stop, ["a"])
+    stopping.start()
+    first, second = desk.compare("a", ways, QUESTION)
+    assert first.answer and first.note == "stopped"
+    assert (second.answer, second.note) == (None, "no answer: stopped") and second.starts
+
+
+def test_why_there_is_no_answer_is_said(loaded, upload, monkeypatch):
+    desk = make(loaded)
+    desk.show("a", upload())
+    cubes = len(desk.seen_video("a")[0].spans)
+    monkeypatch.setitem(METHODS, "uniform", lambda clip: [1])
+    one, own = desk.compare("a", ("uniform", desk.kind), QUESTION)
+    assert one.note == f"no answer: 2 cubes, and the model reads {cubes} of this video"
+    assert one.answer is None and own.answer and own.note == ""
+
+
 def test_an_unknown_way_is_refused(loaded, upload):
     session = ChatSession(loaded)
     session.see(upload(), VIDEO_MARK)
@@ -216,6 +247,26 @@ def test_leaving_within_an_answer_ends_it_and_frees_the_room(endless, upload):
     assert not leaving.is_alive() and len(desk.rooms) == 0
 
 
+def test_what_the_model_has_no_room_for_is_refused(loaded, upload):
+    """By both numbers, and the page gives the question and its files back."""
+    picture = upload("image", "picture")
+    session = ChatSession(loaded, SHORT)
+    session.see(picture, IMAGE_MARK)
+    session.ask(QUESTION)
+    length = session.times.prompt_tokens
+    desk = make(replace(loaded, context_length=length))
+    (told,) = Page(desk, same="same").ask("a", {"text": QUESTION, "files": [picture]})
+    assert f"This takes {length} tokens, and the model has room for {length}." in told[-1]
+    assert told[1] == {"text": QUESTION, "files": [picture]}
+    room = desk.rooms.find("a").session
+    assert (room.media, room.dialogue.waiting, told[0]) == ([], (), [])
+    assert "".join(desk.ask("a", "Hi?")) == by_session(loaded, [], ["Hi?"])[0]
+    desk.show("a", upload())
+    for refused in (lambda: list(desk.ask("a", QUESTION)), lambda: desk.compare("a", ("uniform",), QUESTION)):
+        with pytest.raises(Refused, match=rf"and the model has room for {length}\. Please begin a new"):
+            refused()
+
+
 # --- what is told of errors ---
 
 
@@ -231,6 +282,22 @@ def test_errors_are_told_by_an_id_alone(loaded, upload, monkeypatch, caplog):
     told = str(refused.value)
     assert "secret" not in told and told.startswith("Something went wrong here. Reference: ")
     assert told.split()[-1] in caplog.text and "secret /etc/path" in caplog.text
+
+
+def test_a_file_that_cannot_be_encoded_does_not_break_the_conversation(loaded, upload, monkeypatch):
+    desk, picture = make(loaded), upload("image", "picture")
+    desk.show("a", picture)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded.model, "encode_media", full, raising=False)
+        with pytest.raises(Refused, match="Reference: "):
+            desk.show("a", upload())
+    assert len(desk.rooms.find("a").session.media) == 1
+    told = "".join(desk.ask("a", QUESTION))
+    assert told == by_session(loaded, [(picture, IMAGE_MARK)], [QUESTION])[0]
 
 
 def test_a_refused_file_leaves_the_conversation_as_it_was(loaded, upload, tmp_path):
@@ -291,7 +358,9 @@ def test_limits_of_rooms_are_positive(name):
 # --- the page's functions ---
 
 
-def test_files_of_a_question_that_is_refused_are_not_shown_twice(loaded, upload, tmp_path):
+def test_files_of_a_question_that_is_refused_wait_in_the_box(loaded, upload, tmp_path):
+    """Of a good and a bad file the good one is not shown behind the visitor's back: it is in the box, and in
+    the chat when it is asked about."""
     desk = make(loaded)
     page, picture = Page(desk, same="same"), upload("image", "picture")
     (tmp_path / "bad").write_text("words")
@@ -299,11 +368,24 @@ def test_files_of_a_question_that_is_refused_are_not_shown_twice(loaded, upload,
     assert told[1]["files"] == [picture] and "Type a question" in told[-1]
     assert desk.rooms.find("a").session.media == []
     (told,) = page.ask("a", {"text": QUESTION, "files": [picture, str(tmp_path / "bad")]})
-    assert told[1] == {"text": QUESTION, "files": []} and "This is not" in told[-1]
+    assert told[1] == {"text": QUESTION, "files": [picture]} and "This is not" in told[-1]
+    assert desk.rooms.find("a").session.media == []
     *_, told = page.ask("a", told[1])
     assert len(desk.rooms.find("a").session.media) == 1
+    assert told[0][0] == {"role": "user", "content": {"path": picture}} and told[1]["files"] == []
     answer = by_session(loaded, [(upload("image", "again"), IMAGE_MARK)], [QUESTION])[0]
     assert told[0][-1] == {"role": "assistant", "content": escape(answer, quote=False)}
+
+
+def test_a_question_that_is_stopped_before_a_word_is_in_the_box_again(loaded, upload, monkeypatch):
+    desk = make(loaded)
+    page, picture = Page(desk, same="same"), upload("image", "picture")
+    monkeypatch.setattr(desk_module, "until", lambda *_: lambda: True)
+    for module in (session_module, decoding_module):
+        monkeypatch.setattr(module, "decoded", lambda *_: "")
+    *_, told = page.ask("a", {"text": QUESTION, "files": [picture]})
+    assert (told[0], told[1]) == ([], {"text": QUESTION, "files": [picture]}) and "stopped" in told[-1]
+    assert desk.rooms.find("a").session.media == []
 
 
 def test_what_is_said_is_no_markup(loaded):

@@ -159,6 +159,53 @@ def test_stop_keeps_what_was_said(session, clip):
     assert session.dialogue.turns[-1].text == part != answer
 
 
+# --- what goes wrong does not end the chat ---
+
+
+def typed(monkeypatch, *lines):
+    """The lines are typed one after the other, then the end of input."""
+    left = iter(lines)
+
+    def read(_):
+        try:
+            return next(left)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+
+
+def test_a_video_for_which_memory_is_missing_ends_a_line_only(session, clip, monkeypatch, capsys):
+    encode, calls = session.loaded.model.encode_media, []
+
+    def full_at_first(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        return encode(*given)
+
+    monkeypatch.setattr(session.loaded.model, "encode_media", full_at_first, raising=False)
+    typed(monkeypatch, clip, QUESTION, QUESTION, clip, "And here?")
+    assert prompt.converse(session) == 0
+    assert (
+        f"{clip} could not be encoded and is not shown any longer: out of memory" in capsys.readouterr().out
+    )
+    asked = [turn.text for turn in session.dialogue.turns if turn.role == "user"]
+    assert asked == [QUESTION, "<video>\nAnd here?"]
+
+
+@pytest.mark.parametrize("state", ["file/below", "folder"])
+def test_a_home_that_cannot_be_written_costs_the_lines_only(session, state, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder/quicksviewer/chat_history").mkdir(parents=True)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / state))
+    monkeypatch.setattr(prompt.os, "isatty", lambda _: True)
+    typed(monkeypatch, QUESTION)
+    assert prompt.converse(session) == 0
+    assert "lines are not kept for the next time: " in capsys.readouterr().out
+    assert len(session.dialogue.turns) == 2
+
+
 # --- Ctrl-C, in a process with a terminal ---
 
 

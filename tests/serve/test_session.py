@@ -1,12 +1,15 @@
 """A chat session equals generating by hand; media are seen once; chance is the session's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from chatty import chatty
 from tiny_world import BACKBONES, fresh, videos
 
 from quicksviewer.conversation import Turn
 from quicksviewer.serve.decoding import Decoding, Pieces
-from quicksviewer.serve.session import ChatSession
+from quicksviewer.serve.session import ChatSession, TooLong
 from quicksviewer.utils.data_util import MediaError
 
 SHORT = dict(max_new_tokens=12)
@@ -242,7 +245,98 @@ def test_impossible_settings_are_refused(settings, message):
         Decoding(**settings)
 
 
+# --- what the model has room for ---
+
+
+def roomy(loaded, path: str, room: int, most: int = 12) -> tuple[ChatSession, int]:
+    """A session with a medium to which QUESTION is asked next, where the model has room for `room` tokens
+    behind that; and the tokens of that prompt."""
+    medium = loaded.processor.load_video(path)
+    turns = [Turn("user", f"<video>\n{QUESTION}")]
+    length = len(loaded.processor.encode_turns(turns, [medium], generation=True)["input_ids"])
+    session = ChatSession(replace(loaded, context_length=length + room), Decoding(max_new_tokens=most))
+    session.see(path)
+    return session, length
+
+
+def test_a_conversation_that_the_model_has_no_room_for_is_refused(loaded, clip, seen):
+    session, length = roomy(loaded, clip, room=0)
+    before = session.dialogue
+    with pytest.raises(
+        TooLong, match=f"takes {length} tokens, and the model has room for {length}, .*/clear"
+    ):
+        session.ask(QUESTION)
+    assert session.dialogue == before and seen == [], "nothing is encoded that cannot be asked about"
+
+
+@pytest.mark.parametrize("room", [1, 5])
+def test_an_answer_is_as_long_as_fits(loaded, clip, room, monkeypatch):
+    session, length = roomy(loaded, clip, room)
+    out_of_words = [loaded.model.get_output_embeddings().out_features]
+    monkeypatch.setattr(type(loaded.processor), "stop_ids", property(lambda self: out_of_words))
+    answer = session.ask(QUESTION)
+    assert (session.times.prompt_tokens, session.times.new_tokens) == (length, room)
+    whole, _ = roomy(loaded, clip, room=100)
+    assert whole.ask(QUESTION).startswith(answer) and whole.times.new_tokens == 12
+
+
+# --- images and videos in one chat ---
+
+
+def test_neither_an_image_nor_a_video_is_dropped(tiny, clip, picture):
+    """E9: the published chat takes media of one kind, and without a word leaves out the others."""
+    loaded = chatty(fresh(tiny))
+    video, image = loaded.processor.load_video(clip), loaded.processor.load_image(picture)
+    both = by_hand(loaded, [f"<image>\n<video>\n{QUESTION}"], [image, video])
+    assert session_with(loaded, picture, clip).ask(QUESTION) == both
+    alone = {session_with(loaded, path).ask(QUESTION) for path in (picture, clip)}
+    assert both not in alone and len(alone) == 2
+
+
 # --- what goes wrong leaves no trace ---
+
+
+def fail_once(monkeypatch, model, on: int) -> None:
+    """The tower runs out of memory at its n-th call from now on, and at no other."""
+    calls, encode = [], model.encode_media
+
+    def failing(media, *more):
+        calls.append(media)
+        if len(calls) == on:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(media, *more)
+
+    monkeypatch.setattr(model, "encode_media", failing, raising=False)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_medium_that_cannot_be_encoded_is_taken_back(loaded, tiny, clip, picture, monkeypatch, place):
+    paths = [clip, picture]
+    session = session_with(loaded, *paths)
+    with monkeypatch.context() as patch:
+        fail_once(patch, loaded.model, on=place + 1)
+        with pytest.raises(RuntimeError, match=f"{paths[place]} could not be encoded .*out of memory"):
+            session.ask(QUESTION)
+        (left,) = set(paths) - {paths[place]}
+        assert [path for _, path in session.dialogue.waiting] == [left] and len(session.media) == 1
+        assert session.ask(QUESTION) == session_with(loaded, left).ask(QUESTION)
+    session.see(paths[place])
+    other = session_with(loaded, left)
+    other.ask(QUESTION)
+    other.see(paths[place])
+    assert session.ask("And here?") == other.ask("And here?")
+
+
+def test_media_that_wait_can_be_taken_back(loaded, clip, picture):
+    session = session_with(loaded, clip)
+    first = session.ask(QUESTION)
+    for path in (picture, clip):
+        session.see(path)
+    session.encode()
+    session.take_back(0)
+    assert session.dialogue.waiting == () and len(session.media) == 1, "what was asked about stays"
+    other = session_with(loaded, clip)
+    assert (first, session.ask("And then?")) == (other.ask(QUESTION), other.ask("And then?"))
 
 
 @pytest.mark.parametrize("path", ["nowhere.mp4", "nowhere.png", "notes.txt"])
