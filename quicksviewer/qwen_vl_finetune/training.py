@@ -18,6 +18,7 @@ from quicksviewer.constants import IGNORE_INDEX
 from quicksviewer.qwen_vl_finetune.backends import backend
 from quicksviewer.qwen_vl_finetune.load import why_not_quantised
 from quicksviewer.qwen_vl_finetune.lora import silent_adapters
+from quicksviewer.qwen_vl_finetune.progress import line
 from quicksviewer.qwen_vl_finetune.prompts import Collator
 from quicksviewer.qwen_vl_finetune.settings import OcrSettings, current
 from quicksviewer.utils.modules import get_device
@@ -70,18 +71,14 @@ class Lines(TrainerCallback):
     """One line for each of the trainer's logs: step, loss, rate, time that is left."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.began = time.perf_counter()
+        self.began, self.first = time.perf_counter(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" not in (logs or {}):
+        if "loss" not in (logs or {}) or not state.is_world_process_zero:
             return
-        pace = state.global_step / (time.perf_counter() - self.began)
-        left = (state.max_steps - state.global_step) / pace
-        print(
-            f"step {state.global_step} of {state.max_steps}: loss {float(logs['loss']):.4f}, rate "
-            f"{float(logs['learning_rate']):.2e}, {pace:.2f} steps/s, {left / 60:.1f} minutes left",
-            flush=True,
-        )
+        pace = (state.global_step - self.first) / (time.perf_counter() - self.began)
+        loss, rate = float(logs["loss"]), float(logs["learning_rate"])
+        print(line(state.global_step, state.max_steps, loss, [rate], pace), flush=True)
 
 
 def with_lines(trainer: Trainer) -> Trainer:

@@ -4,7 +4,7 @@ from functools import cached_property
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from quicksviewer.qwen_vl_finetune import training
 from quicksviewer.qwen_vl_finetune.data_processing import (
@@ -16,9 +16,11 @@ from quicksviewer.qwen_vl_finetune.evaluation import evaluate
 from quicksviewer.qwen_vl_finetune.load import load
 from quicksviewer.qwen_vl_finetune.lora import PARTS, attach
 from quicksviewer.qwen_vl_finetune.model_setup import setup_peft_model
+from quicksviewer.qwen_vl_finetune.progress import Progress
 from quicksviewer.qwen_vl_finetune.prompts import Collator
 from quicksviewer.qwen_vl_finetune.settings import INSTRUCTION, OcrSettings, using
 from quicksviewer.qwen_vl_finetune.training import (
+    Lines,
     arguments_of,
     setup_trainer,
     show_training_stats,
@@ -69,6 +71,29 @@ def test_an_optimizer_that_cannot_run_is_replaced_aloud(monkeypatch, caplog):
     monkeypatch.setattr(training, "why_not_quantised", lambda device: "bitsandbytes is missing")
     assert arguments_of(OcrSettings(), torch.device("cpu")).optim == "adamw_torch"
     assert "adamw_torch in place of adamw_8bit: bitsandbytes is missing" in caplog.text
+
+
+def test_progress_is_told_by_the_first_process_now_and_then(capsys, monkeypatch):
+    seconds = iter([0.0, 2.0, 4.0, 12.0, 20.0, 22.0])
+    progress = Progress(120, lambda: next(seconds))
+    for step in (1, 2, 6, 10):
+        progress(step, 0.5, [1e-3, 1e-4, 1e-3])
+    assert capsys.readouterr().out.splitlines() == [
+        "step 1 of 120: loss 0.5000, rate 1.00e-03 and 1.00e-04, 0.50 steps/s, 4.0 minutes left",
+        "step 6 of 120: loss 0.5000, rate 1.00e-03 and 1.00e-04, 0.50 steps/s, 3.8 minutes left",
+    ]
+    monkeypatch.setenv("RANK", "1")
+    progress(120, 0.5, [1e-3])
+    assert capsys.readouterr().out == ""
+
+
+def test_lines_are_those_of_the_first_process(capsys):
+    for is_first in (True, False):
+        lines, state = Lines(), TrainerState(max_steps=4, is_world_process_zero=is_first)
+        lines.on_train_begin(None, state, None)
+        state.global_step = 2
+        lines.on_log(None, state, None, logs={"loss": 0.5, "learning_rate": 1e-3})
+        assert capsys.readouterr().out.startswith("step 2 of 4: loss 0.5000, rate 1.00e-03") == is_first
 
 
 class ManyDevices(TrainingArguments):

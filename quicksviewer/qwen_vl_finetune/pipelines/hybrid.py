@@ -115,7 +115,7 @@ def train(config: HybridTrain, run_id: str) -> dict[str, Any]:
         result.update(means)
 
     def on_epoch(epoch: int) -> None:
-        save(config, hybrid, run_id)
+        save(config, hybrid, run_id, epoch)
         shown = ", ".join(f"{name} {result[name]:.4f}" for name in TRAIN_COLUMNS[2:])
         logger.info("epoch %d of %d: %s", epoch, config.epochs, shown)
 
@@ -193,25 +193,27 @@ def lora_targets(lora: HybridLora) -> dict[str, tuple[str, ...]]:
     return targets
 
 
-def save(config: HybridTrain, hybrid: Hybrid, run_id: str) -> None:
-    """The three parts, each whole or as it was before."""
-    out = config.output(config.output_dir)
-    save_adapters(out / config.lora_checkpoint, hybrid.model, to_plain(config) | {"run_id": run_id})
-    save_module(out / config.head_checkpoint, hybrid.heads)
-    save_module(out / config.fusion_checkpoint, hybrid.fusion)
+def save(config: HybridTrain, hybrid: Hybrid, run_id: str, epoch: int) -> None:
+    """The three parts, each whole or as it was before, and each with the run and epoch that it is of."""
+    out, of = config.output(config.output_dir), {"run_id": run_id, "epoch": epoch}
+    save_adapters(out / config.lora_checkpoint, hybrid.model, to_plain(config) | of)
+    save_module(out / config.head_checkpoint, hybrid.heads, of)
+    save_module(out / config.fusion_checkpoint, hybrid.fusion, of)
 
 
 # --- evaluation ---
 
 
 def load_trained(config: HybridEval) -> tuple[Hybrid, Any, dict[str, Any]]:
-    """What `train` has saved, in eval mode; the processor; what it was trained with."""
+    """What `train` has saved, in eval mode; the processor; what it was trained with. ValueError where the
+    three parts are not of one run and epoch."""
     out = config.output(config.output_dir)
     stored = read_settings(out / config.lora_checkpoint)
+    of = {name: stored.get(name) for name in ("run_id", "epoch")}
+    heads = load_module(out / config.head_checkpoint, ForensicHeads, HeadsConfig, of)
+    fusion = load_module(out / config.fusion_checkpoint, FusionProjector, FusionConfig, of)
     model, processor = whole_model(config.model(config.base_model_path), config.torch_dtype)
     model = add_saved(model, out / config.lora_checkpoint)
-    heads = load_module(out / config.head_checkpoint, ForensicHeads, HeadsConfig)
-    fusion = load_module(out / config.fusion_checkpoint, FusionProjector, FusionConfig)
     device = next(model.parameters()).device
     words = (stored["target_text"]["fake"], stored["target_text"]["real"])
     levels, prompt = stored["visual_layers"], stored["prompt_text"]

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from quicksviewer.qwen_vl_finetune.pipelines.batches import Batch
 from quicksviewer.qwen_vl_finetune.pipelines.config import dtype_named
 from quicksviewer.qwen_vl_finetune.pipelines.settings import Optimisation
+from quicksviewer.qwen_vl_finetune.progress import Progress
 from quicksviewer.utils.utils import get_logger
 
 logger = get_logger(__name__)
@@ -52,7 +53,7 @@ def fit(
     on_step: Callable[[int, int, dict[str, float]], None],
     on_epoch: Callable[[int], None],
 ) -> None:
-    """Train for `config.epochs`.
+    """Train for `config.epochs`, with a line on how far it is now and then.
 
     losses_of  a batch -> scalars; "loss" is what is trained, the others are told
     on_step    (epoch from 1, step from 1, means over the step's batches), after each step
@@ -62,17 +63,9 @@ def fit(
     named = [pair for group in groups for pair in group.named()]
     parameters = [p for _, p in named]
     device = parameters[0].device
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for _, p in group.named()], "lr": group.rate, "weight_decay": group.decay}
-            for group in groups
-        ]
-    )
-    per_epoch = math.ceil(len(batches) / config.grad_accum)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, cosine_with_warmup(per_epoch * config.epochs, config.warmup_ratio)
-    )
-    step = 0
+    total = math.ceil(len(batches) / config.grad_accum) * config.epochs
+    optimizer, schedule = _optimizer(groups, total, config.warmup_ratio)
+    step, progress = 0, Progress(total)
     for epoch in range(1, config.epochs + 1):
         for gathered in _steps(batches, config.grad_accum):
             means = _backward(gathered, losses_of, device, config.amp_dtype)
@@ -80,11 +73,24 @@ def fit(
                 check_gradients(named)
             nn.utils.clip_grad_norm_(parameters, config.max_norm, error_if_nonfinite=True)
             optimizer.step()
+            rates = schedule.get_last_lr()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
             on_step(epoch, step, means)
+            progress(step, means["loss"], rates)
         on_epoch(epoch)
+
+
+def _optimizer(groups: Iterable[Group], total: int, warmup_ratio: float):
+    """AdamW over all groups, and the schedule of its rates."""
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for _, p in group.named()], "lr": group.rate, "weight_decay": group.decay}
+            for group in groups
+        ]
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(total, warmup_ratio))
 
 
 def _steps(batches: Iterable[Batch], grad_accum: int) -> Iterable[list[Batch]]:

@@ -20,13 +20,15 @@ HEADS, SETTINGS = "heads.safetensors", "settings.json"
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def save_module(path: Path, module: nn.Module) -> None:
-    """A module that has a `config`; whoever reads the file sees the old one or the whole new one."""
+def save_module(path: Path, module: nn.Module, of: Mapping[str, Any] | None = None) -> None:
+    """A module that has a `config`; whoever reads the file sees the old one or the whole new one. `of`: the
+    training that it is of, for a file that belongs with others."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     about = {"module": type(module).__name__, "config": json.dumps(to_plain(module.config))}
+    about |= {name: str(value) for name, value in (of or {}).items()}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     try:
         save_file(state, unfinished, metadata=about)
@@ -35,8 +37,9 @@ def save_module(path: Path, module: nn.Module) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def load_module(path: Path, kind: type[Module], config: type) -> Module:
-    """A module of class `kind` as `save_module` wrote it. ValueError for another file, another module."""
+def load_module(path: Path, kind: type[Module], config: type, of: Mapping[str, Any] | None = None) -> Module:
+    """A module of class `kind` as `save_module` wrote it. ValueError for another file, another module, one of
+    another training than `of`."""
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
@@ -51,9 +54,19 @@ def load_module(path: Path, kind: type[Module], config: type) -> Module:
         raise ValueError(f"{path} is damaged: {error}") from error
     if about.get("module") != kind.__name__:
         raise ValueError(f"{path} holds {about.get('module', 'something else')}, expected {kind.__name__}")
+    _check_training(path, about, of or {})
     module = kind(build(config, json.loads(about["config"]), str(path)))
     module.load_state_dict(state)
     return module
+
+
+def _check_training(path: Path, about: Mapping[str, str], of: Mapping[str, Any]) -> None:
+    for name, expected in of.items():
+        if about.get(name) != str(expected):
+            raise ValueError(
+                f"{path} is of {name} {about.get(name)}, expected {name} {expected}: a training was stopped "
+                "while it wrote, or files of two were mixed; train again"
+            )
 
 
 @contextmanager

@@ -113,8 +113,11 @@ def test_task_1_trains_is_measured_and_comes_back_bit_for_bit(world, monkeypatch
     assert full["num_samples"] == 2
 
 
-def test_a_few_pictures_are_learned_by_heart(world):
+def test_a_few_pictures_are_learned_by_heart(world, capsys):
     world.run("modular-train", epochs=10, batch_size=6, lr_lora=1e-3)
+    told = [text for text in capsys.readouterr().out.splitlines() if text.startswith("step ")]
+    assert told[0].startswith("step 1 of 20: loss ") and told[-1].startswith("step 20 of 20: loss ")
+    assert told[-1].endswith(" 0.0 minutes left")
     log = rows_of(world.root / "task1_modular_lora/training/train_log.csv")
     assert float(log[-1]["loss"]) < 0.6 * float(log[0]["loss"])
 
@@ -163,7 +166,7 @@ def test_mapped_rows_may_not_leave_the_root(world):
         read_mapped(folder, world.root / "data")
 
 
-def test_task_3_trains_from_task_1_and_comes_back_bit_for_bit(world, monkeypatch):
+def test_task_3_trains_from_task_1_and_comes_back_bit_for_bit(world, monkeypatch, capsys):
     world.run("modular-train", "run1")
     started = Kept(monkeypatch, hybrid, "save")
     heads = "task1_modular_lora/training/modular_vit_lora"
@@ -182,6 +185,7 @@ def test_task_3_trains_from_task_1_and_comes_back_bit_for_bit(world, monkeypatch
         "run_id",
     ]
     assert [row["step"] for row in log] == ["1", "2", "3"]
+    assert f"step 3 of 3: loss {float(log[-1]['loss']):.4f}, rate " in capsys.readouterr().out
     trained = started.args[1]
     again, processor, _ = hybrid.load_trained(world.settings("hybrid-eval"))
     batch = first_batch(world, processor.image_processor)
@@ -198,6 +202,37 @@ def test_task_3_trains_from_task_1_and_comes_back_bit_for_bit(world, monkeypatch
     seed = "timestamp auroc acc f1 head_auroc head_acc head_f1 mean_iou mean_dice run_id"
     assert list(row) == seed.split() and row["run_id"] == "run3"
     assert figures["num_masks"] == 4
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+@pytest.mark.parametrize("stale", ["task3_heads", "task3_fusion"])
+def test_parts_of_two_epochs_are_refused_by_name(world, monkeypatch, stale):
+    """A run that ends in its second epoch, before one of the parts is written."""
+    real = hybrid.save_module
+
+    def save_module(path, module, of):
+        if (path.stem, of["epoch"]) == (stale, 2):
+            raise Killed
+        real(path, module, of)
+
+    monkeypatch.setattr(hybrid, "save_module", save_module)
+    with pytest.raises(Killed):
+        world.run("hybrid-train", "run3", epochs=2, batch_size=6)
+    with pytest.raises(
+        ValueError, match=f"{stale}.safetensors is of epoch 1, expected epoch 2: a training was"
+    ):
+        world.run("hybrid-eval")
+    monkeypatch.undo()
+    world.run("hybrid-train", "run4", batch_size=6)
+    part = world.root / f"task3_hybrid_lora/training/{stale}.safetensors"
+    kept = part.read_bytes()
+    world.run("hybrid-train", "run5", batch_size=6)
+    part.write_bytes(kept)
+    with pytest.raises(ValueError, match=f"{stale}.safetensors is of run_id run4, expected run_id run5"):
+        world.run("hybrid-eval")
 
 
 def test_one_step_reaches_every_adapter_of_both_towers(world):
