@@ -6,9 +6,11 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 MANIFEST = "manifest.json"
 BLOCK = 1 << 22
@@ -55,19 +57,62 @@ def seal(aside: Path, final: Path) -> None:
     _sync(final.parent)
 
 
-def check(folder: Path) -> None:
-    """ValueError that names what is missing, shorter or changed since the manifest was written."""
+def read_manifest(folder: Path) -> dict[str, dict]:
+    """Name of a listed file -> size and sha256. ValueError, with the path, for any other form."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: it was not written to its end")
     try:
         rows = json.loads(path.read_text())["files"]
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(rows, dict) or not rows:
+            raise ValueError(f"it lists no files but {str(rows)[:80]}")
+        if wrong := [name for name, row in rows.items() if not (_is_below(name) and _is_row(row))]:
+            raise ValueError(f"{wrong[0]!r} is no file of this folder with a size and a SHA-256")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    with ThreadPoolExecutor() as pool:
-        faults = list(filter(None, pool.map(lambda name: _fault(folder / name, rows[name]), rows)))
+    return rows
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name, as it is written, leads to a file below a folder and to no other place."""
+    path = PurePosixPath(name)
+    return path.as_posix() == name and not path.is_absolute() and name != "." and ".." not in path.parts
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and type(row.get("size")) is int
+        and isinstance(row.get("sha256"), str)
+        and re.fullmatch("[0-9a-f]{64}", row["sha256"]) is not None
+    )
+
+
+def check(folder: Path, exact: bool = False) -> dict[str, dict]:
+    """The rows of the manifest. ValueError that names what is missing, shorter or changed since it was
+    written; `exact`, for folders from elsewhere: also what is not listed, and every link."""
+    rows = read_manifest(folder)
+    faults = _strangers(folder, rows) if exact else []
+    if not faults:
+        with ThreadPoolExecutor() as pool:
+            faults = list(filter(None, pool.map(lambda name: _fault(folder / name, rows[name]), rows)))
     if faults:
         raise ValueError(f"{folder} is not what its {MANIFEST} says: {'; '.join(faults[:5])}")
+    return rows
+
+
+def _strangers(folder: Path, rows: dict) -> list[str]:
+    """What lies below a folder and should not: files that are not listed, and all that is no file."""
+    faults = []
+    for place, folders, names in os.walk(folder):
+        for name in sorted(folders + names):
+            path = Path(place) / name
+            told = path.relative_to(folder).as_posix()
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                faults.append(f"{told} is a link or a device")
+            elif path.is_file() and told not in (MANIFEST, *rows):
+                faults.append(f"{told} is not listed")
+    return faults
 
 
 def _fault(path: Path, row: dict) -> str | None:
