@@ -12,17 +12,16 @@ from pathlib import Path
 import torch
 
 from quicksviewer.model.delta_command import progress_of
+from quicksviewer.model.folder_aside import folder_aside, seal_weights
 from quicksviewer.model.raw_weights import (
     INDEX,
     SINGLE,
     WIDTHS,
     RawTensor,
     copy_others,
-    folder_aside,
     head_of,
     read_folder,
 )
-from quicksviewer.utils.manifest import seal
 
 DTYPES = {"fp16": ("F16", torch.float16), "bf16": ("BF16", torch.bfloat16), "fp32": ("F32", torch.float32)}
 """Name -> dtype in a safetensors header and in torch."""
@@ -52,12 +51,12 @@ def consolidate(src: Path, dst: Path, dtype: str, max_shard_gb: float = 5.0, rep
     """Write `dst`. ValueError for weights that cannot be read, numbers that `dtype` cannot hold, a folder
     that exists; then, and after a kill, nothing lies under the final name."""
     tensors = read_folder(src)
-    aside = folder_aside(dst)
-    copy_others(src, aside)
-    (aside / INDEX).unlink(missing_ok=True)
-    write_weights(aside, tensors, dtype, max_shard_gb, report)
-    _write_dtype(aside / "config.json", dtype)
-    seal(aside, dst)
+    with folder_aside(dst) as aside:
+        copy_others(src, aside)
+        (aside / INDEX).unlink(missing_ok=True)
+        names = write_weights(aside, tensors, dtype, max_shard_gb, report)
+        _write_dtype(aside / "config.json", dtype)
+        seal_weights(aside, dst, names)
 
 
 def write_weights(
@@ -72,7 +71,7 @@ def write_weights(
     shards = list(_shards(tensors, dtype, max_shard_gb * GB))
     names = [_shard_name(number, len(shards)) for number in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
-        _write_shard(folder / name, shard, dtype, report)
+        write_file(folder / name, shard, dtype, report)
     if len(shards) > 1:
         places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         total = sum(_size(tensor, dtype) for shard in shards for tensor in shard.values())
@@ -105,11 +104,12 @@ def _size(tensor: RawTensor, dtype: str) -> int:
     return len(tensor) // WIDTHS[tensor.dtype] * WIDTHS[_code(tensor, dtype)]
 
 
-def _write_shard(path: Path, shard: dict[str, RawTensor], dtype: str, report) -> None:
-    rows = {name: (_code(t, dtype), t.shape, _size(t, dtype)) for name, t in shard.items()}
+def write_file(path: Path, tensors: dict, dtype: str | None = None, report=lambda _: None) -> None:
+    """Write tensors (RawTensor or MadeTensor) as one safetensors file, a piece at a time."""
+    rows = {name: (_code(t, dtype), t.shape, _size(t, dtype)) for name, t in tensors.items()}
     with path.open("wb") as file:
         file.write(head_of(rows, {"format": "pt"}))
-        for name, tensor in shard.items():
+        for name, tensor in tensors.items():
             for piece in _cast(name, tensor, _code(tensor, dtype)):
                 file.write(piece)
                 report(len(piece))

@@ -18,18 +18,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
 
-import numpy as np
-import torch
-
+from quicksviewer.model.delta_forms import FLOATS, FORMS, Form
+from quicksviewer.model.folder_aside import folder_aside, seal_weights
 from quicksviewer.model.raw_weights import (
+    PICKLED,
     PIECE,
     WIDTHS,
     RawTensor,
-    copy_others,
-    folder_aside,
     head_of,
     read_file,
     read_folder,
@@ -37,20 +35,23 @@ from quicksviewer.model.raw_weights import (
     weight_files,
 )
 from quicksviewer.utils.config import build, load_mapping
-from quicksviewer.utils.manifest import check, seal, sha256_of
+from quicksviewer.utils.manifest import MANIFEST, check, sha256_of
 from quicksviewer.utils.registry import lookup
 
-RECORD, FILES, VERSION = "delta.json", "files", 1
+RECORD, FILES, VERSION = "delta.json", "files", 2
 PLAIN = "//rows"
 """Ending of the name under which rows are stored as they are; differences have the name of their tensor."""
-FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+WEIGHTS = ".safetensors"
+PROGRAMS = (".py", ".pyc", ".pyd", ".pyo", ".pyw", ".so")
+"""Endings of files that run; a delta carries data, and none of these."""
 Report = Callable[[int], None]
 """Is told of bytes that are done."""
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A weight file of the target. `head`: hex of the bytes in front of its data; `kinds`: tensor -> kind."""
+    """A weight file of the target. `sha256`: of what base and delta give, with `xor` the file itself; `head`:
+    hex of the bytes in front of its data; `kinds`: tensor -> kind."""
 
     sha256: str
     head: str
@@ -77,74 +78,49 @@ def digest_of(tensor: RawTensor, report: Report) -> str:
     return digest.hexdigest()
 
 
-def _xor(a: bytes, b: bytes, dtype: str) -> bytes:
-    return (np.frombuffer(a, np.uint8) ^ np.frombuffer(b, np.uint8)).tobytes()
-
-
-def _floats(raw: bytes, dtype: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray(raw), dtype=FLOATS[dtype]).to(torch.float32)
-
-
-def _raw(values: torch.Tensor) -> bytes:
-    return values.view(torch.uint8).numpy().tobytes()
-
-
-def _minus(stored: str) -> Callable[[bytes, bytes, str], bytes]:
-    return lambda target, base, dtype: _raw(
-        (_floats(target, dtype) - _floats(base, dtype)).to(FLOATS[stored])
-    )
-
-
-def _plus(stored: str) -> Callable[[bytes, bytes, str], bytes]:
-    return lambda diff, base, dtype: _raw((_floats(base, dtype) + _floats(diff, stored)).to(FLOATS[dtype]))
-
-
-@dataclass(frozen=True)
-class Form:
-    """`diff(target, base, dtype)` and `join(diff, base, dtype)` of pieces with equally many elements;
-    `stored`: dtype of differences, None for the tensor's own."""
-
-    diff: Callable[[bytes, bytes, str], bytes]
-    join: Callable[[bytes, bytes, str], bytes]
-    stored: str | None = None
-
-
-FORMS = {
-    "xor": Form(_xor, _xor),
-    "fp16": Form(_minus("F16"), _plus("F16"), "F16"),
-    "fp32": Form(_minus("F32"), _plus("F32"), "F32"),
-}
-
-
 def make_delta(
     base: Path, target: Path, delta: Path, form: str = "xor", report: Report = lambda _: None
 ) -> DeltaRecord:
     """Write the folder from which, with `base`, `target` can be made again.
 
-    ValueError for weights that cannot be read, an unknown form, a folder that exists. After an error or a
-    kill nothing lies under the final name.
+    ValueError for weights that cannot be read, an unknown form or one that cannot hold a difference, a folder
+    that exists. After an error or a kill nothing lies under the final name.
     """
     lookup(FORMS, form, "form of a delta")
-    ground, aside = read_folder(base), folder_aside(delta)
-    needed, files = {}, {}
-    for path in weight_files(target):
-        raw = read_file(path)
-        kinds = {name: _kind(name, t, ground, form, needed, report) for name, t in raw.tensors.items()}
-        stored = [
-            entry
-            for name, kind in kinds.items()
-            if kind != "same"
-            for entry in _stored(name, raw.tensors[name], ground.get(name) if kind == "diff" else None, form)
-        ]
-        _write(
-            aside / path.name, head_of({key: row for key, row, _ in stored}), (p for *_, p in stored), report
-        )
-        files[path.name] = FileRecord(sha256_of(path), raw.head.hex(), kinds)
-    copy_others(target, aside / FILES)
-    record = DeltaRecord(VERSION, form, base.resolve().name, needed, files)
-    (aside / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
-    seal(aside, delta)
+    ground, needed, files = read_folder(base), {}, {}
+    with folder_aside(delta) as aside:
+        for path in weight_files(target):
+            files[path.name] = _make_file(path, aside / path.name, ground, form, needed, report)
+        (aside / FILES).mkdir()
+        for path in sorted(path for path in target.iterdir() if path.is_file() and is_carried(path.name)):
+            shutil.copyfile(path, aside / FILES / path.name)
+        record = DeltaRecord(VERSION, form, base.resolve().name, needed, files)
+        (aside / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
+        seal_weights(aside, delta, files)
     return record
+
+
+def is_carried(name: str) -> bool:
+    """Whether a file of a target goes along as it is: no weights, no manifest, nothing that would run or have
+    to be unpickled."""
+    return name != MANIFEST and PurePosixPath(name.lower()).suffix not in (WEIGHTS, *PICKLED, *PROGRAMS)
+
+
+def _make_file(path: Path, out: Path, ground: dict, form: str, needed: dict, report: Report) -> FileRecord:
+    """Write the differences of a weight file, and note what will be made of them."""
+    raw = read_file(path)
+    kinds = {name: _kind(name, t, ground, form, needed, report) for name, t in raw.tensors.items()}
+    stored = [
+        entry
+        for name, kind in kinds.items()
+        if kind != "same"
+        for entry in _stored(name, raw.tensors[name], ground.get(name) if kind == "diff" else None, form)
+    ]
+    _write(out, head_of({key: row for key, row, _ in stored}), (p for *_, p in stored), report)
+    record = FileRecord(sha256_of(path), raw.head.hex(), kinds)
+    if FORMS[form].stored is None:
+        return record
+    return replace(record, sha256=_write(None, *_joined(out, record, ground, form), report))
 
 
 def _kind(name: str, tensor: RawTensor, ground: dict, form: str, needed: dict, report: Report) -> str:
@@ -174,12 +150,18 @@ def _stored(name: str, target: RawTensor, base: RawTensor | None, form: str) -> 
         dtype = FORMS[form].stored or target.dtype
         size = shared // WIDTHS[target.dtype] * WIDTHS[dtype]
         both = zip(target.pieces(0, shared), base.pieces(0, shared), strict=True)
-        diff = FORMS[form].diff
-        pieces = (diff(theirs, ours, target.dtype) for theirs, ours in both)
-        yield name, (dtype, (rows, *target.shape[1:]), size), pieces
+        yield name, (dtype, (rows, *target.shape[1:]), size), _differences(name, target, both, form)
     if shared < len(target):
         shape = (target.shape[0] - rows, *target.shape[1:]) if rows else target.shape
         yield name + PLAIN, (target.dtype, shape, len(target) - shared), target.pieces(shared)
+
+
+def _differences(name: str, target: RawTensor, both: Iterable[tuple], form: str) -> Iterator[bytes]:
+    for theirs, ours in both:
+        try:
+            yield FORMS[form].checked_diff(theirs, ours, target.dtype)
+        except ValueError as error:
+            raise ValueError(f"{target.file}: {name}, in the form {form}: {error}") from error
 
 
 def apply_delta(base: Path, delta: Path, target: Path, report: Report = lambda _: None) -> DeltaRecord:
@@ -188,42 +170,61 @@ def apply_delta(base: Path, delta: Path, target: Path, report: Report = lambda _
     ValueError, before anything is written, for a delta that is damaged and for another base (its first tensor
     that differs is named); for a folder that exists.
     """
-    record, ground = read_delta(delta), read_folder(base)
+    record, carried = read_delta(delta)
+    ground = read_folder(base)
     check_base(record, ground, base, report)
-    aside = folder_aside(target)
-    for name, file in record.files.items():
-        _check_file(
-            name,
-            file,
-            _write(aside / name, *_joined(delta / name, file, ground, record.form), report),
-            record,
-        )
-    shutil.copytree(delta / FILES, aside, dirs_exist_ok=True)
-    seal(aside, target)
+    with folder_aside(target) as aside:
+        for name in record.files:
+            _make(name, aside / name, delta, record, ground, report)
+        for name in carried:
+            shutil.copyfile(delta / FILES / name, aside / name)
+        seal_weights(aside, target, record.files)
     return record
 
 
 def verify_delta(base: Path, delta: Path, report: Report = lambda _: None) -> DeltaRecord:
     """Do all of `apply_delta` but write nothing. ValueError as there."""
-    record, ground = read_delta(delta), read_folder(base)
+    record, _ = read_delta(delta)
+    ground = read_folder(base)
     check_base(record, ground, base, report)
-    for name, file in record.files.items():
-        _check_file(
-            name, file, _write(None, *_joined(delta / name, file, ground, record.form), report), record
+    for name in record.files:
+        _make(name, None, delta, record, ground, report)
+    return record
+
+
+def _make(
+    name: str, path: Path | None, delta: Path, record: DeltaRecord, ground: dict, report: Report
+) -> None:
+    """Write a weight file of the target; no path: only see whether it is the right one."""
+    file = record.files[name]
+    found = _write(path, *_joined(delta / name, file, ground, record.form), report)
+    if found != file.sha256:
+        raise ValueError(
+            f"{delta}: {name} came out with the digest {found[:16]}, expected {file.sha256[:16]}"
         )
-    return record
 
 
-def read_delta(delta: Path) -> DeltaRecord:
-    """The record of a delta folder whose files are as its manifest says. ValueError for any other."""
-    check(delta)
-    record = build(DeltaRecord, load_mapping(delta / RECORD), str(delta / RECORD))
-    lookup(FORMS, record.form, f"form in {delta / RECORD}")
+def read_delta(delta: Path) -> tuple[DeltaRecord, list[str]]:
+    """The record of a delta folder, and the names of what it carries in `files/`. ValueError unless all that
+    lies there is as the manifest and the record say, and nothing else does."""
+    listed, path = check(delta, exact=True), delta / RECORD
+    if RECORD not in listed:
+        raise ValueError(f"{delta} is no delta: its {MANIFEST} does not list {RECORD}")
+    try:
+        record = build(DeltaRecord, load_mapping(path), str(path))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+    lookup(FORMS, record.form, f"form in {path}")
     if record.version != VERSION:
-        raise ValueError(f"{delta / RECORD} has version {record.version}; this is for version {VERSION}")
-    if wrong := [name for name in record.files if Path(name).name != name]:
-        raise ValueError(f"{delta / RECORD} names {wrong[0]!r}, which is no file beside it")
-    return record
+        raise ValueError(f"{path} has version {record.version}, read is version {VERSION}: make it again")
+    if wrong := [name for name in record.files if Path(name).name != name or not name.endswith(WEIGHTS)]:
+        raise ValueError(f"{path} names {wrong[0]!r}, which is no file beside it that ends with {WEIGHTS}")
+    if missing := sorted(record.files.keys() - listed.keys()):
+        raise ValueError(f"{path} names {missing[0]!r}, which the {MANIFEST} of {delta} does not list")
+    others = [PurePosixPath(name) for name in listed if name != RECORD and name not in record.files]
+    if wrong := [n for n in others if n.parts[:-1] != (FILES,) or not is_carried(n.name)]:
+        raise ValueError(f"{delta / wrong[0]} has no place in a delta; it carries settings in {FILES}/ alone")
+    return record, [name.name for name in others]
 
 
 def check_base(record: DeltaRecord, ground: dict[str, RawTensor], base: Path, report: Report) -> None:
@@ -241,8 +242,11 @@ def check_base(record: DeltaRecord, ground: dict[str, RawTensor], base: Path, re
 
 def _joined(path: Path, file: FileRecord, ground: dict, form: str) -> tuple[bytes, Iterator[Iterator[bytes]]]:
     """The bytes in front of the data of a weight file of the target, and its tensors in pieces."""
-    head, stored = bytes.fromhex(file.head), read_file(path).tensors
-    wanted = tensors_of(path, head)
+    try:
+        head = bytes.fromhex(file.head)
+    except ValueError as error:
+        raise ValueError(f"{path}: the header in its record is not hexadecimal: {error}") from error
+    stored, wanted = read_file(path).tensors, tensors_of(path, head)
     if wanted.keys() != file.kinds.keys():
         raise ValueError(f"{path}: its record and its header name different tensors")
     return head, (
@@ -291,8 +295,3 @@ def _write(path: Path | None, head: bytes, tensors: Iterable[Iterator[bytes]], r
                 digest.update(piece)
                 report(len(piece))
     return digest.hexdigest()
-
-
-def _check_file(name: str, file: FileRecord, found: str, record: DeltaRecord) -> None:
-    if record.form == "xor" and found != file.sha256:
-        raise ValueError(f"{name} came out with the digest {found[:16]}, expected {file.sha256[:16]}")

@@ -6,7 +6,6 @@ python -m quicksviewer export --verify OUT
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from quicksviewer.model.delta_command import progress_of
 from quicksviewer.model.export_card import write_card
 from quicksviewer.model.export_probe import CLIP, FOLDER, Proof, ask_checkpoint, prove, verify, write_clip
 from quicksviewer.model.export_weights import Weights, needs_shards, weights_of
+from quicksviewer.model.folder_aside import folder_aside, seal_weights
 from quicksviewer.model.processor import QuicksviewerProcessor
-from quicksviewer.model.raw_weights import folder_aside
-from quicksviewer.utils.manifest import MANIFEST, check, seal
+from quicksviewer.utils.manifest import MANIFEST, check
 from quicksviewer.utils.registry import load_target, lookup
 
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -95,16 +94,12 @@ def export(
         check(checkpoint)
     dtype = dtype or dtype_of(checkpoint)
     weights = weights_of(checkpoint, base, masters)
-    aside = folder_aside(out)
-    try:
+    with folder_aside(out) as aside:
         files = write_weights(aside, weights.tensors, dtype, max_shard_gb, report)
         write_settings(checkpoint, aside, dtype)
         proof = _prove(checkpoint, aside, weights, base, dtype)
         write_card(aside, checkpoint, weights, dtype, files, proof)
-        seal(aside, out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+        seal_weights(aside, out, files)
     return proof
 
 

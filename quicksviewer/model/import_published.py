@@ -17,6 +17,7 @@ from quicksviewer.model.consolidate import write_weights
 from quicksviewer.model.delta_command import progress_of
 from quicksviewer.model.export import dtype_of, write_settings
 from quicksviewer.model.export_weights import expected_shapes, fit
+from quicksviewer.model.folder_aside import folder_aside, seal_weights
 from quicksviewer.model.import_config import (
     MEDIA,
     TEMPLATES_OF,
@@ -30,9 +31,8 @@ from quicksviewer.model.import_pickles import read_weights
 from quicksviewer.model.import_vocabulary import move_rows, read_vocabulary
 from quicksviewer.model.processor import QuicksviewerProcessor
 from quicksviewer.model.published import our_name
-from quicksviewer.model.raw_weights import RawTensor, folder_aside
+from quicksviewer.model.raw_weights import RawTensor
 from quicksviewer.utils.config import load_mapping
-from quicksviewer.utils.manifest import seal
 
 WORKSPACE = "workspace"
 GROUPED_DIGITS = (
@@ -80,8 +80,7 @@ def import_published(
     theirs = load_mapping(folder / "config.json")
     backbone = backbone_of(theirs)
     refuse_others(theirs)
-    aside = folder_aside(out)
-    try:
+    with folder_aside(out) as aside:
         workspace = aside / WORKSPACE
         tensors = renamed(read_weights(folder, workspace / "weights"))
         vocabulary = read_vocabulary(folder, workspace / "tokenizer")
@@ -91,12 +90,9 @@ def import_published(
         QuicksviewerProcessor(vocabulary.tokenizer, mm.to_dict(), template, MEDIA).save_pretrained(aside)
         write_settings(aside, aside, dtype_of(aside))
         tensors = fit(folder, move_rows(tensors, vocabulary), expected_shapes(aside))
-        write_weights(aside, tensors, None, max_shard_gb, report)
+        names = write_weights(aside, tensors, None, max_shard_gb, report)
         shutil.rmtree(workspace)
-        seal(aside, out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+        seal_weights(aside, out, names)
     return [] if vocabulary.writes_single_digits else [GROUPED_DIGITS]
 
 

@@ -21,7 +21,7 @@ MAX_HEADER = 100_000_000
 """The library's own bound, in bytes."""
 PIECE = 1 << 23
 """Bytes that are read at a time."""
-PICKLED = (".bin", ".pt", ".pth", ".pkl")
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Endings of files that are not taken along: they would have to be unpickled to be read."""
 WIDTHS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
@@ -158,19 +158,9 @@ def head_of(
     return len(text).to_bytes(8, "little") + text
 
 
-def folder_aside(folder: Path) -> Path:
-    """Where a folder is written before it gets its name; what a killed run left there is removed."""
-    if folder.exists():
-        raise ValueError(f"{folder} exists; a result is written once")
-    aside = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    return aside
-
-
 def copy_others(folder: Path, to: Path) -> None:
     """Everything of a checkpoint that is not weights: config, tokenizer, processor, index."""
     to.mkdir(exist_ok=True)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != MANIFEST and path.suffix not in (".safetensors", *PICKLED):
+        if path.is_file() and path.name != MANIFEST and path.suffix.lower() not in (".safetensors", *PICKLED):
             shutil.copyfile(path, to / path.name)

@@ -1,13 +1,12 @@
 """A base and a delta give the target back byte for byte; what does not fit is refused; kills do no harm."""
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_pairs import contents, tensors, write
 from safetensors.torch import load_file, save_file
 from tiny_world import BACKBONES, fresh
 from transformers import AutoModelForCausalLM
@@ -15,10 +14,9 @@ from transformers import AutoModelForCausalLM
 from quicksviewer.model import apply_delta as apply_word
 from quicksviewer.model import consolidate as consolidate_word
 from quicksviewer.model import delta_command, raw_weights
-from quicksviewer.model.consolidate import consolidate
-from quicksviewer.model.delta import FORMS, apply_delta, make_delta, read_delta, verify_delta
+from quicksviewer.model.delta import FORMS, apply_delta, make_delta, verify_delta
 from quicksviewer.model.raw_weights import read_folder
-from quicksviewer.utils.manifest import MANIFEST, check, write_manifest
+from quicksviewer.utils.manifest import check
 
 # --- pairs of a base and a target ---
 
@@ -68,11 +66,6 @@ def save(model, folder: Path, shard: str = "100GB") -> Path:
     return folder
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_base_and_delta_give_the_target_byte_for_byte(tiny, tmp_path, backbone, target):
@@ -86,37 +79,6 @@ def test_base_and_delta_give_the_target_byte_for_byte(tiny, tmp_path, backbone, 
     apply_delta(again, tmp_path / "delta", tmp_path / "made")
     check(tmp_path / "made")
     assert contents(tmp_path / "made") == contents(wanted)
-
-
-@pytest.fixture
-def pair(tmp_path):
-    """A base and a target of two shards, without a model."""
-    torch.manual_seed(0)
-    shapes = {"a.weight": (40, 16), "b.weight": (16, 8), "c.bias": (8,), "d.scale": ()}
-    base = {name: torch.randn(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
-    target = {name: weight * 1.01 for name, weight in base.items()} | {"new": torch.arange(5)}
-    target["b.weight"] = base["b.weight"].clone()
-    write(tmp_path / "base", [base])
-    write(tmp_path / "target", [dict(list(target.items())[:2]), dict(list(target.items())[2:])])
-    return tmp_path
-
-
-def write(folder: Path, shards: list[dict]) -> None:
-    folder.mkdir()
-    (folder / "config.json").write_text('{"dtype": "bfloat16"}')
-    if len(shards) == 1:
-        save_file(shards[0], folder / raw_weights.SINGLE)
-        return
-    names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / name)
-    places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-    (folder / raw_weights.INDEX).write_text(json.dumps({"weight_map": places}))
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    found = [load_file(path) for path in raw_weights.weight_files(folder)]
-    return {name: weight for part in found for name, weight in part.items()}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -182,53 +144,6 @@ def test_what_exists_is_not_overwritten(pair):
     assert contents(pair / "delta") == before
 
 
-def test_a_damaged_delta_is_refused(pair):
-    make_delta(pair / "base", pair / "target", pair / "delta")
-    for path in [p for p in (pair / "delta").rglob("*") if p.is_file()]:
-        whole = path.read_bytes()
-        for damaged in (whole[:-3], whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:], b""):
-            path.write_bytes(damaged)
-            with pytest.raises(ValueError, match=r"manifest.json|delta"):
-                read_delta(pair / "delta")
-        path.unlink()
-        with pytest.raises(ValueError, match=r"manifest.json|delta"):
-            read_delta(pair / "delta")
-        path.write_bytes(whole)
-    verify_delta(pair / "base", pair / "delta")
-
-
-def edit_record(change):
-    def damage(folder: Path) -> None:
-        record = json.loads((folder / "delta.json").read_text())
-        change(record, next(iter(record["files"].values())))
-        (folder / "delta.json").write_text(json.dumps(record))
-
-    return damage
-
-
-LIES = {
-    "version": (edit_record(lambda r, f: r.update(version=2)), "version 2"),
-    "form": (edit_record(lambda r, f: r.update(form="pickle")), "form"),
-    "path": (edit_record(lambda r, f: r["files"].update({"../x.safetensors": f})), "no file beside it"),
-    "kind": (edit_record(lambda r, f: f["kinds"].update({"b.weight": "diff"})), "parts of b.weight"),
-    "kinds": (edit_record(lambda r, f: f["kinds"].pop("b.weight")), "different tensors"),
-    "base": (edit_record(lambda r, f: f["kinds"].update({"a.weight": "same"})), "came out with the digest"),
-    "key": (edit_record(lambda r, f: r.update(trust_remote_code=True)), "trust_remote_code"),
-    "head": (edit_record(lambda r, f: f.update(head="00")), "header"),
-}
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_a_delta_that_contradicts_itself_is_refused(pair, lie):
-    make_delta(pair / "base", pair / "target", pair / "delta")
-    damage, message = LIES[lie]
-    damage(pair / "delta")
-    write_manifest(pair / "delta")
-    with pytest.raises(ValueError, match=message):
-        apply(pair)
-    assert not (pair / "made").exists() and not (pair / "x.safetensors").exists()
-
-
 def header(**rows) -> bytes:
     text = json.dumps(rows).encode()
     return len(text).to_bytes(8, "little") + text
@@ -278,44 +193,6 @@ def test_files_that_would_have_to_be_unpickled_are_neither_read_nor_taken_along(
     (pair / "base" / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match="other formats"):
         apply(pair)
-
-
-# --- kills ---
-
-
-def killed_at(instant: int, work) -> bool:
-    """Run `work(report)` in a forked process that is killed at its n-th report. Whether it came so far."""
-    pid = os.fork()
-    if pid == 0:
-        left = [instant]
-
-        def report(_size):
-            left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        work(report)
-        os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-
-
-def test_a_kill_at_any_instant_leaves_no_result_and_no_obstacle(pair, monkeypatch):
-    monkeypatch.setattr(raw_weights.RawTensor.pieces, "__defaults__", (0, None, 512))
-    monkeypatch.setattr("quicksviewer.model.delta.PIECE", 512)
-    works = {
-        "delta": lambda report: make_delta(pair / "base", pair / "target", pair / "delta", report=report),
-        "made": lambda report: apply_delta(pair / "base", pair / "delta", pair / "made", report=report),
-        "small": lambda report: consolidate(pair / "target", pair / "small", "fp16", report=report),
-    }
-    for name, work in works.items():
-        kills = 0
-        while killed_at(kills, work):
-            assert not (pair / name).exists()
-            kills += 1
-        check(pair / name)
-        assert kills >= {"delta": 8, "made": 8, "small": 3}[name]
-        assert not (pair / f"{name}.partial").exists()
-    assert contents(pair / "made") == contents(pair / "target")
 
 
 # --- the command line, and consolidate ---
