@@ -8,7 +8,8 @@ import transformers
 
 from quicksviewer.model.config import CubingConfig, CubingKind
 from quicksviewer.train.args import DataArguments, ModelArguments, TrainingArguments
-from quicksviewer.train.flag_tables import field_texts, page
+from quicksviewer.train.flag_tables import page
+from quicksviewer.utils.setting_tables import field_texts
 
 PAGE = Path(__file__).parents[2] / "docs/flags.md"
 

@@ -30,8 +30,11 @@ class DataPaths:
     """Where the rows of each split lie: a file or folder of a kind in sources.py, or a list of them."""
 
     train: PathOrPaths = None
+    """Learned from."""
     validation: PathOrPaths = None
+    """For choices on the way; code may call it `val`."""
     test: PathOrPaths = None
+    """For the figures that are told."""
 
     def __post_init__(self):
         if not any(self.of(split) for split in SPLITS):
@@ -47,12 +50,17 @@ class DataSplit:
     """How splits without a path of their own are cut from the rows of `train`."""
 
     auto_split: bool = False
+    """Cut the splits that have no path from the rows of `train`."""
     train_ratio: float = 0.8
+    """Share of the rows that stays in train. The three ratios add up to 1."""
     val_ratio: float = 0.1
+    """Share of validation."""
     test_ratio: float = 0.1
+    """Share of test. A split with a path of its own takes no share: the others keep their proportion."""
     shuffle: bool = True
     """Off: the first rows are train, the last ones test."""
     random_seed: int = 42
+    """Of the splits, of balancing and of the order of every epoch."""
     stratify_by: str | None = None
     """A field of which every value has its share in every split."""
     group_by: str | None = None
@@ -73,8 +81,12 @@ class DataSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class VqaFields:
+    """What the fields of a row are called."""
+
     image_field: str = "image"
+    """A path, bytes, a data URL or base64."""
     question_field: str = "question"
+    """A text."""
     answer_field: str = "answer"
     """A text, or a list of the answers of several people: the most frequent one is learned."""
 
@@ -85,7 +97,9 @@ class VqaConfig:
 
     data_fields: VqaFields = field(default_factory=VqaFields)
     max_question_length: int | None = None
+    """Of the question; not given: that of the tokenizer."""
     max_answer_length: int | None = None
+    """Of the answer; not given: that of the tokenizer."""
 
     def __post_init__(self):
         positive(self, "max_question_length", "max_answer_length")
@@ -93,8 +107,12 @@ class VqaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionFields:
+    """What the fields of a row are called."""
+
     image_field: str = "image"
+    """As in `vqa`."""
     caption_field: str = "caption"
+    """A text, or with `multiple_captions` a list of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +121,7 @@ class CaptionConfig:
 
     data_fields: CaptionFields = field(default_factory=CaptionFields)
     max_caption_length: int | None = None
+    """In tokens, with the special ones; not given: that of the tokenizer."""
     multiple_captions: bool = False
     """A list of captions makes an example of each; off: a list is a bad row."""
 
@@ -112,8 +131,12 @@ class CaptionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalFields:
+    """What the fields of a row are called."""
+
     image_field: str = "image"
+    """As in `vqa`."""
     text_field: str = "text"
+    """A text."""
     label_field: str | None = None
     """1 where picture and text belong together, 0 where not. None: all do, and batches have no labels."""
 
@@ -124,6 +147,7 @@ class RetrievalConfig:
 
     data_fields: RetrievalFields = field(default_factory=RetrievalFields)
     max_text_length: int | None = None
+    """In tokens, with the special ones; not given: that of the tokenizer."""
 
     def __post_init__(self):
         positive(self, "max_text_length")
@@ -131,6 +155,8 @@ class RetrievalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
+    """What turns texts into tokens."""
+
     name: str | None = None
     """Folder of a tokenizer or of a model's checkpoint, or a model's name on the hub."""
     local_files_only: bool = True
@@ -138,10 +164,12 @@ class TokenizerConfig:
     type: Literal["auto", "bert"] = "auto"
     """Which class reads the folder: what it says itself, or transformers' BertTokenizer."""
     max_length: int | None = None
-    """Of every text for which the task says no length of its own."""
+    """Of every text for which the task says no length of its own; not given: the tokenizer's own
+    `model_max_length`, if it has one."""
     padding: Literal["longest", "max_length"] = "longest"
+    """To the longest text of the batch, or all to the limit of their length."""
     truncation: bool = True
-    """Off: a text that is too long makes a bad row."""
+    """Cut a text that is too long. Off: it makes a bad row."""
 
     def __post_init__(self):
         positive(self, "max_length")
@@ -149,6 +177,8 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageProcessorConfig:
+    """What turns pictures into numbers."""
+
     name: str | None = None
     """Folder of an image processor; not given: that of the tokenizer, where `type` is auto."""
     type: Literal["auto", "blip", "clip"] = "auto"
@@ -164,6 +194,8 @@ class ImageProcessorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
+    """Where the pictures lie."""
+
     root_dir: str | None = None
     """Folder of the pictures, which their paths may not leave; not given: that of the data file, and
     absolute paths are taken as they are."""
@@ -171,12 +203,17 @@ class ImageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataloaderConfig:
+    """How rows become batches."""
+
     batch_size: int = 8
+    """Rows of a batch."""
     shuffle: bool = True
     """Of train; the other splits are read in order."""
     num_workers: int = 0
-    """The batches are the same with any number of them."""
+    """Processes that read and encode; they stay for all epochs. The batches are the same with any number
+    of them."""
     pin_memory: bool = False
+    """Batches in page-locked memory, where there is a GPU."""
     drop_last: bool = False
     """Leave out the last batch of train when it is not full. The other splits keep all rows."""
 
@@ -188,6 +225,8 @@ class DataloaderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
+    """Data that are large, and pictures that are asked for again."""
+
     use_streaming: bool = False
     """Read train nearly in its order: for files that are larger than memory. Nothing looks at all rows
     first."""
@@ -207,7 +246,9 @@ class PreprocessingConfig:
     """Names of steps in transforms.py, applied in their order."""
 
     text: tuple[str, ...] = ("strip",)
+    """Of every text, before its tokens."""
     image: tuple[str, ...] = ()
+    """Of every picture, before its processor."""
 
     def __post_init__(self):
         for name in self.text:
@@ -221,7 +262,9 @@ class BalanceConfig:
     """The same number of train rows for every value of a field."""
 
     enabled: bool = False
+    """Whether train is balanced."""
     label_field: str | None = None
+    """The field whose values become equally frequent."""
     strategy: Literal["oversample", "undersample"] = "oversample"
     """Rows of rare values several times, or only as many rows of each value as the rarest has."""
 
@@ -236,10 +279,11 @@ class BadRowsConfig:
     figure over other rows than those asked for would be wrong."""
 
     policy: Literal["error", "quarantine"] = "error"
-    """quarantine: write it to `file`, and take another row in its place."""
+    """error: the row ends the run. quarantine: write it to `file`, and take another row in its place."""
     file: str | None = None
+    """The ledger (JSONL) of bad rows: a line each, whichever workers, epochs and runs find them."""
     max_share: float = 0.2
-    """More bad rows than this share (after the first 50 rows of a worker) end the run."""
+    """More bad rows than this share of those that a worker has drawn (after its first 50) end the run."""
 
     def __post_init__(self):
         if (self.policy == "quarantine") != (self.file is not None):
@@ -250,13 +294,18 @@ class BadRowsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialConfig:
+    """What else a batch holds."""
+
     return_raw_image: bool = False
     """Batches have `raw_image`, a list of the pictures as PIL shows them, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
+    """What is said on the way."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Of the pipeline's messages."""
     log_statistics: bool = True
     """Say after setup how many rows each split has and how its answers are spread."""
 
@@ -266,6 +315,7 @@ class PipelineConfig:
     """A pipeline's YAML file."""
 
     task_type: Literal["vqa", "image_captioning", "image_text_retrieval"]
+    """What a row is; the section of this name says where its parts stand."""
     data_paths: DataPaths
     data_split: DataSplit = field(default_factory=DataSplit)
     vqa: VqaConfig = field(default_factory=VqaConfig)
