@@ -16,6 +16,7 @@ from quicksviewer.data.collator import DataCollatorForSupervisedDataset
 from quicksviewer.data.features import FeatureStore
 from quicksviewer.data.ledger import BadMedium, BadRow, KnownBad, Ledger, digest, state_of
 from quicksviewer.data.lengths import SizeTable
+from quicksviewer.data.manifest_media import ManifestMedia, Outdated
 from quicksviewer.data.mixture import Mixture, parse_mixture
 from quicksviewer.data.packing import Caps, Packs, plan_packs
 from quicksviewer.data.preprocess import MediumRef, Sample, SampleError, modality, parse_sample
@@ -101,6 +102,8 @@ class LazySupervisedDataset(Dataset):
         """What a judgement depends on: of a whole medium the decoder, of anything else all settings."""
         self.features: FeatureStore | None = None
         """Where the tower's tokens of media are kept, for a tower that is frozen."""
+        self.indexed: ManifestMedia | None = None
+        """What a manifest says of the media, if there is one."""
 
     def __len__(self) -> int:
         return len(self.mixture)
@@ -109,6 +112,10 @@ class LazySupervisedDataset(Dataset):
     def fingerprint(self) -> str:
         """Of what stands at which index."""
         return self.mixture.fingerprint
+
+    def heed(self, indexed: ManifestMedia) -> None:
+        """Compare media with what a manifest says of them whenever a row is loaded."""
+        self.indexed, self.judges = indexed, (*self.judges[:2], indexed.judge)
 
     def __getitem__(self, index: int) -> dict:
         """The row at an index, or its replacement."""
@@ -149,6 +156,11 @@ class LazySupervisedDataset(Dataset):
         """(N, 3) tokens, frames, squares of what stands at each index, if they were measured."""
         return None if self.table is None else self.table.sizes
 
+    @property
+    def megapixels(self) -> np.ndarray | None:
+        """(N,) what is decoded for that which stands at each index, if a manifest knows it."""
+        return None if self.indexed is None else self.indexed.megapixels_N
+
     def load(self, index: int, max_frames: int | None = None) -> dict:
         """The row at an index, its videos held to `max_frames`.
 
@@ -160,6 +172,8 @@ class LazySupervisedDataset(Dataset):
             raise KnownBad(where, known.reason)
         sample = parse_sample(record, where)
         self._refuse_known_media(sample, where)
+        if self.indexed is not None:
+            self.indexed.check(index, sample.media, where)
         media = [self._load_medium(ref, where, max_frames) for ref in sample.media]
         try:
             row = self.processor.encode_turns(sample.turns, media)
@@ -230,7 +244,7 @@ class LazySupervisedDataset(Dataset):
             uid=uid if isinstance(uid, str) else None,
             path=path,
             is_whole=is_whole,
-            judge=self.judges[0 if is_whole else 1],
+            judge=error.judge if isinstance(error, Outdated) else self.judges[0 if is_whole else 1],
             row=None if record is None else digest(record),
             medium=None if path is None else state_of(path),
             by=by,
@@ -279,6 +293,10 @@ class PackedDataset(LazySupervisedDataset):
     def sizes(self) -> np.ndarray:
         return self.packs.totals(self.table.sizes)
 
+    @property
+    def megapixels(self) -> np.ndarray | None:
+        return None if self.indexed is None else self.packs.totals(self.indexed.megapixels_N)
+
     def __len__(self) -> int:
         return len(self.packs)
 
@@ -302,9 +320,12 @@ class PackedDataset(LazySupervisedDataset):
     def _load_as_planned(self, index: int) -> dict:
         row = self.load(index, self._held_to(index))
         if (length := len(row["input_ids"])) != (planned := self.table.tokens[index]):
+            where, reason = self.mixture.where(index), f"{length} tokens, planned were {planned}"
+            if self.indexed is not None:
+                raise self.indexed.outdated(where, reason)
             raise SampleError(
-                self.mixture[index][1],
-                f"{length} tokens, planned were {planned}: a medium has changed since it was measured; "
+                where,
+                f"{reason}: a medium has changed since it was measured; "
                 "remove the table of sizes (--lengths_cache)",
             )
         return row

@@ -19,7 +19,7 @@ from quicksviewer.data.mixture import Mixture
 from quicksviewer.utils.data_util import MediaError, VideoInfo
 from quicksviewer.utils.registry import require
 
-VERSION = 1
+VERSION = 2
 KEY = b"quicksviewer"
 """Of the parquet file's metadata: version, sources, settings."""
 KINDS = ("image", "video")
@@ -31,6 +31,7 @@ LINE = {
     "where": "string",  # "file:line"
     "text_tokens": "int32",  # of the row but for its media
     "licence": "string",
+    "label": "string",  # how logs group it: its key `source`, or the name of its file
     "path": "string",  # its path, or STORE::NAME
     "kind": "string",
     "start": "float64",  # of the clip, in seconds; null: from the start
@@ -43,6 +44,8 @@ MEDIUM = {
     "fps": "float64",
     "num_frames": "int64",
     "codec": "string",
+    "decoder": "string",  # who said all this, as in VideoInfo
+    "decoder_version": "string",
     "width": "int32",
     "height": "int32",
     "bytes": "int64",
@@ -169,6 +172,11 @@ class Manifest:
         column = compute.fill_null(self.read(name)[name], missing)
         return column.to_numpy().astype(np.int64, copy=False)
 
+    def reals(self, name: str) -> np.ndarray:
+        """A column of numbers: float64 (lines,), NaN where it says nothing."""
+        compute = require("pyarrow.compute", "data")
+        return compute.fill_null(self.read(name)[name], np.nan).to_numpy()
+
     def is_equal(self, name: str, value: str) -> np.ndarray:
         """Where a column says `value`: bool (lines,)."""
         compute = require("pyarrow.compute", "data")
@@ -186,6 +194,17 @@ class Manifest:
         is_first = np.ones(len(source), bool)
         is_first[1:] = (np.diff(source) != 0) | (np.diff(row) != 0)
         return np.append(np.flatnonzero(is_first), len(source))
+
+    @cached_property
+    def clip_seconds(self) -> np.ndarray:
+        """Length of the part of its video that a line takes: float64 (lines,); 0 where there is no video."""
+        whole_L, start_L, end_L = (self.reals(name) for name in ("duration", "start", "end"))
+        end_L = np.where(np.isnan(end_L), whole_L, np.minimum(end_L, whole_L))
+        return np.nan_to_num(np.maximum(end_L - np.nan_to_num(start_L), 0.0))
+
+    def over_rows(self, values_L: np.ndarray) -> np.ndarray:
+        """Sums over the lines of each row: (rows,)."""
+        return np.add.reduceat(values_L, self.starts[:-1]) if len(values_L) else values_L
 
     def rows_of(self, mixture: Mixture) -> np.ndarray:
         """For each index of a mixture the row of the manifest (an index into `starts`): int64 (rows,).
@@ -244,8 +263,7 @@ class ManifestHeads:
     """Heads of files from a manifest; no file is opened. MediaError for one that it lists as unusable."""
 
     def __init__(self, manifest: Manifest):
-        columns = ("path", "duration", "num_frames", "fps", "width", "height", "codec", "error")
-        self._table = manifest.read(*columns)
+        self._table = manifest.read("path", *VIDEO_KEYS, "error")
         self._path = manifest.path
         self._line = {path: line for line, path in enumerate(self._table["path"].to_pylist())}
 
@@ -270,4 +288,5 @@ class ManifestHeads:
         return row
 
 
-VIDEO_KEYS = ("duration", "num_frames", "fps", "width", "height", "codec")
+VIDEO_KEYS = ("duration", "num_frames", "fps", "width", "height", "codec", "decoder", "decoder_version")
+"""Columns that are fields of a VideoInfo."""

@@ -62,29 +62,38 @@ def _sorted_within(members: np.ndarray, lengths: np.ndarray, size: int) -> np.nd
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """Work of a row, in units of one token's: token * tokens + frame * frames + square * tokens squared."""
+    """Work of a row, in units of one token's: token * tokens + frame * frames + square * tokens squared
+    + decode * megapixels that are decoded for it."""
 
     token: float = 1.0
     frame: float = 0.0
     square: float = 0.0
+    decode: float = 0.0
 
     def __post_init__(self):
-        if min(self.token, self.frame, self.square) < 0 or self.token + self.frame + self.square <= 0:
+        given = self.token, self.frame, self.square, self.decode
+        if min(given) < 0 or sum(given) <= 0:
             raise ValueError(f"coefficients of a cost must not be negative, nor all 0: {self}")
 
     @classmethod
-    def of_model(cls, lm_parameters: float, layers: int, width: int, frame_flops: float) -> "CostModel":
-        """From the shape of a language model and the FLOPs of a frame (forward, or thrice if it is trained).
+    def of_model(
+        cls, lm_parameters: float, layers: int, width: int, frame_flops: float, decode_flops: float = 0.0
+    ) -> "CostModel":
+        """From the shape of a language model, the FLOPs of a frame (forward, or thrice if it is trained), and
+        those that a GPU would do while a megapixel is decoded for it.
 
         A token costs 6 FLOPs a parameter; causal attention 6 * layers * width for each squared token, half of
         the full square being masked.
         """
         token = 6.0 * lm_parameters
-        return cls(token=1.0, frame=frame_flops / token, square=6.0 * layers * width / token)
+        square = 6.0 * layers * width / token
+        return cls(token=1.0, frame=frame_flops / token, square=square, decode=decode_flops / token)
 
-    def __call__(self, sizes_NK: np.ndarray) -> np.ndarray:
-        """(N,) float64 for sizes (N, 3): tokens, frames, tokens squared."""
-        return np.asarray(sizes_NK, dtype=np.float64) @ np.array([self.token, self.frame, self.square])
+    def __call__(self, sizes_NK: np.ndarray, megapixels_N: np.ndarray | None = None) -> np.ndarray:
+        """(N,) float64 for sizes (N, 3): tokens, frames, tokens squared. Without megapixels decoding costs
+        nothing."""
+        costs = np.asarray(sizes_NK, dtype=np.float64) @ np.array([self.token, self.frame, self.square])
+        return costs if megapixels_N is None else costs + self.decode * megapixels_N
 
 
 def deal(order_N: np.ndarray, costs_N: np.ndarray, ranks: int, micro_batches: int) -> np.ndarray:

@@ -35,6 +35,7 @@ from quicksviewer.utils.image import to_rgb
 from quicksviewer.utils.media import Isolation
 from quicksviewer.utils.mm_utils import image_tiles, resize_frames, tile_grid
 from quicksviewer.utils.registry import lookup
+from quicksviewer.utils.video import SAMPLED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +179,11 @@ class QuicksviewerProcessor(ProcessorMixin):
         """Frames of a video file between start and end (seconds), sampled by this processor's frame plan.
 
         `times`: seconds to choose from in place of the plan's grid, thinned out evenly to `max_frames` (if
-        not given, that of the media settings). `plan`: one that was made before, in place of all these.
+        not given, that of the media settings). `plan`: one that was made before, in place of all these; its
+        decoder is used again, unless it was a store of frames.
         """
-        decoder = plan.decoder if plan else self.media_config.decoder
+        is_again = plan is not None and plan.decoder not in SAMPLED
+        decoder = plan.decoder if is_again else self.media_config.decoder
         with open_video(path, decoder, self.media_config.limits()) as reader:
             info = reader.probe()
             plan = plan or self._plan(info, start, end, times, max_frames or self.media_config.max_frames)

@@ -35,9 +35,10 @@ from quicksviewer.survey.lines import (
     read_processor,
     rows_bytes,
 )
-from quicksviewer.survey.probe import HASHES, ProbeSettings
+from quicksviewer.survey.probe import ProbeSettings
 from quicksviewer.utils.config import save_json
 from quicksviewer.utils.data_util import VIDEO_READERS, MediaError
+from quicksviewer.utils.file_hash import HASHES
 from quicksviewer.utils.registry import require
 
 PARTS = ".parts"

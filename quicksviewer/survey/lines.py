@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from quicksviewer.data.manifest import LINE, MEDIUM, tokens_at
+from quicksviewer.data.manifest import LINE, MEDIUM, VIDEO_KEYS, tokens_at
 from quicksviewer.data.preprocess import MARK_OF, MediumRef, SampleError, parse_sample
 from quicksviewer.data.sources import open_source
 from quicksviewer.survey.crew import alone
@@ -98,6 +98,7 @@ def _lines_of(piece: RowsPiece, row: int) -> Iterator[dict]:
         record, where = source[row]
         sample = parse_sample(record, where)
         line |= {"sample": sample.uid, "licence": _licence(record) or piece.licence}
+        line["label"] = sample.source or Path(where.rpartition(":")[0]).stem
         line["text_tokens"] = _text_tokens(sample, where, piece.model)
     except SampleError as error:
         yield line | {"error": str(error)}
@@ -211,8 +212,7 @@ def _counted(line: dict, medium: dict, processor, budgets: list[int]) -> dict:
 
 
 def _frames(processor, line: dict, medium: dict) -> int:
-    facts = {name: medium[name] for name in ("duration", "num_frames", "fps", "width", "height", "codec")}
-    info = VideoInfo(path=line["path"], **facts)
+    info = VideoInfo(path=line["path"], **{name: medium[name] for name in VIDEO_KEYS})
     return processor.count_frames(info, line["start"], line["end"], line["timestamps"])
 
 

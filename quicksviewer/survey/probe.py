@@ -1,14 +1,12 @@
 """What one medium is: looked at once, its frames timed and counted but not decoded."""
 
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from quicksviewer.data.lengths import state_of
-from quicksviewer.data.manifest import MEDIUM, pack_counts, pack_times
+from quicksviewer.data.manifest import MEDIUM, VIDEO_KEYS, pack_counts, pack_times
 from quicksviewer.utils.data_util import (
     MediaError,
     MediaLimits,
@@ -17,14 +15,11 @@ from quicksviewer.utils.data_util import (
     open_video,
     plan_frames,
 )
+from quicksviewer.utils.file_hash import HASHES
 from quicksviewer.utils.image import image_size
 from quicksviewer.utils.media import IMAGE_KINDS, VIDEO_KINDS
-from quicksviewer.utils.media_gate import MediaFile
+from quicksviewer.utils.media_gate import DATA_URL, MediaFile
 from quicksviewer.utils.packets import read_packets
-
-PIECE = 1 << 16
-"""Bytes that a sampled hash takes at the start, in the middle and at the end of a file."""
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +42,8 @@ def probe(path: str, kind: str, settings: ProbeSettings) -> dict:
     known = dict.fromkeys(MEDIUM)
     try:
         known |= PROBES[kind](path, settings)
-        known["bytes"], known["changed"] = state_of(path)
+        if not DATA_URL.match(getattr(path, "path", path)):  # one in its row changes with the row alone
+            known["bytes"], known["changed"] = state_of(path)
         return known
     except MediaError as error:
         return dict.fromkeys(MEDIUM) | {"error": str(error)}
@@ -73,8 +69,7 @@ def _probe_video(path: str, settings: ProbeSettings) -> dict:
         seconds, is_key = packets.seconds, packets.is_key
         with open_medium(path, VIDEO_KINDS, limits) as medium:
             digest = _hash(medium, settings)
-    names = ("duration", "fps", "num_frames", "codec", "width", "height")
-    return {name: getattr(info, name) for name in names} | {
+    return {name: getattr(info, name) for name in VIDEO_KEYS} | {
         "frame_times": pack_times(seconds),
         "key_frames": pack_counts(np.flatnonzero(is_key)),
         "decode_megapixels": _decoded(info, seconds, is_key, settings) * info.width * info.height / 1e6,
@@ -98,31 +93,6 @@ def _decoded(info: VideoInfo, seconds_F: np.ndarray, is_key_F: np.ndarray, setti
     return int((index_N - np.maximum(last_key_N - 1, behind_N)).sum())
 
 
-# Hashes
-
-
 def _hash(medium: MediaFile, settings: ProbeSettings) -> str | None:
-    return HASHES[settings.hash](medium)
-
-
-def _sampled(medium: MediaFile) -> str:
-    """sha256 of the size and of three pieces: tells files apart at the cost of three reads."""
-    digest = hashlib.sha256(str(medium.size).encode())
-    for place in sorted({0, max(0, (medium.size - PIECE) // 2), max(0, medium.size - PIECE)}):
-        digest.update(os.pread(medium.fd, PIECE, place))
-    return f"sampled:{digest.hexdigest()}"
-
-
-def _whole(medium: MediaFile) -> str:
-    digest = hashlib.sha256()
-    for place in range(0, medium.size, BLOCK):
-        digest.update(os.pread(medium.fd, BLOCK, place))
-    return f"sha256:{digest.hexdigest()}"
-
-
-HASHES: dict[str, Callable[[MediaFile], str | None]] = {
-    "sampled": _sampled,
-    "sha256": _whole,
-    "none": lambda medium: None,
-}
-"""Value of `--hash` -> the hash of an open file, after its name; frames of a store have none."""
+    """None of frames of a store."""
+    return HASHES[settings.hash](medium.fd, medium.size)

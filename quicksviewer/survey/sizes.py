@@ -1,17 +1,19 @@
 """How large the rows of a data set are, measured from heads of files or read from a manifest."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from quicksviewer.data.lengths import Heads, measure
-from quicksviewer.data.manifest import Manifest
+from quicksviewer.data.manifest import Manifest, processor_digest
+from quicksviewer.data.manifest_sizes import ManifestSizes
 from quicksviewer.data.packing import UNLIMITED, Caps
 from quicksviewer.data.preprocess import SampleError, parse_sample
+from quicksviewer.data.sampler import MODALITIES
 from quicksviewer.survey.check import looked_at, progress
 from quicksviewer.survey.subject import Subject
 from quicksviewer.utils.data_util import MediaError
@@ -29,24 +31,33 @@ class RowStat:
     tokens: int
     frames: int
     seconds: float
-    where: str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(RowStat))
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the rows that can be used, and the reasons of those that cannot: (where, reason)."""
+    """Sizes of the rows that can be used, by COLUMNS, and (where, reason) of those that cannot."""
 
-    rows: list[RowStat]
+    columns: dict[str, np.ndarray]
     unusable: list[tuple[str, str]]
 
+    @classmethod
+    def of(cls, rows: Sequence[RowStat], unusable: list[tuple[str, str]]) -> "Sizes":
+        return cls({name: np.array([getattr(row, name) for row in rows]) for name in COLUMNS}, unusable)
+
     def __post_init__(self):
-        if not self.rows:
+        if not len(self):
             first = f", the first because: {self.unusable[0][1]}" if self.unusable else ""
             raise ValueError(f"there is no row to measure{first}")
 
+    def __len__(self) -> int:
+        return len(self.columns["tokens"])
+
     def column(self, name: str) -> np.ndarray:
         """A field of all rows: (N,)."""
-        return np.array([getattr(row, name) for row in self.rows])
+        return self.columns[name]
 
 
 class Measured(Dataset):
@@ -76,7 +87,7 @@ class Measured(Dataset):
         except (MediaError, ValueError) as error:
             raise SampleError(where, str(error)) from error
         source = sample.source or Path(where.rpartition(":")[0]).stem
-        return RowStat(source, size.modality, size.tokens, size.frames, seconds, where)
+        return RowStat(source, size.modality, size.tokens, size.frames, seconds)
 
     def _own_heads(self) -> Heads:
         """Of this process: a data base must not be carried over a fork."""
@@ -98,11 +109,30 @@ def _seconds(medium, heads: Heads) -> float:
 
 def measured(subject: Subject, workers: int = 0, manifest: Manifest | None = None) -> Sizes:
     """Sizes of all rows, from the heads of their files (nothing is decoded but a first frame), or from a
-    manifest."""
+    manifest; where it was made for this processor, no row is read either."""
+    if manifest is not None and manifest.processor == processor_digest(subject.processor):
+        return _known(subject, manifest)
     rows = looked_at(Measured(subject, manifest), workers)
     found = list(progress(rows, len(subject.mixture), "rows"))
     rows = [row for row in found if isinstance(row, RowStat)]
-    return Sizes(rows, [row for row in found if not isinstance(row, RowStat)])
+    return Sizes.of(rows, [row for row in found if not isinstance(row, RowStat)])
+
+
+def _known(subject: Subject, manifest: Manifest) -> Sizes:
+    """Sizes as the columns of a manifest tell them."""
+    table = ManifestSizes(manifest, subject.processor).table(subject.mixture, FREE)
+    rows_N, usable = manifest.rows_of(subject.mixture), np.flatnonzero(table["tokens"])
+    labels_L = manifest.read("label")["label"].to_numpy(zero_copy_only=False)
+    columns = {
+        "source": labels_L[manifest.starts[:-1]][rows_N],
+        "modality": np.array(MODALITIES)[table["modality"]],
+        "tokens": table["tokens"],
+        "frames": table["frames"],
+        "seconds": manifest.over_rows(manifest.clip_seconds)[rows_N],
+    }
+    places = ((subject.mixture.where(index), reason) for index, reason in table["unusable"].items())
+    unusable = [(where, reason.removeprefix(f"{where}: ")) for where, reason in places]
+    return Sizes({name: values[usable] for name, values in columns.items()}, unusable)
 
 
 def summary(values: np.ndarray) -> dict[str, float]:
@@ -116,10 +146,9 @@ def summary(values: np.ndarray) -> dict[str, float]:
 
 def groups(sizes: Sizes) -> Iterator[tuple[str, str, np.ndarray]]:
     """(source, modality, indices of its rows), in alphabetical order."""
-    names = sorted({(row.source, row.modality) for row in sizes.rows})
-    for source, modality in names:
-        at = [i for i, row in enumerate(sizes.rows) if (row.source, row.modality) == (source, modality)]
-        yield source, modality, np.array(at)
+    sources, modalities = sizes.column("source"), sizes.column("modality")
+    for source, modality in sorted(set(zip(sources.tolist(), modalities.tolist(), strict=True))):
+        yield source, modality, np.flatnonzero((sources == source) & (modalities == modality))
 
 
 def as_json(sizes: Sizes, max_length: int) -> dict:
@@ -136,7 +165,7 @@ def as_json(sizes: Sizes, max_length: int) -> dict:
     ]
     return {
         "format": 1,
-        "rows": len(sizes.rows),
+        "rows": len(sizes),
         "unusable": [{"where": where, "reason": reason} for where, reason in sizes.unusable],
         "max_length": max_length,
         "over_max_length": int((columns["tokens"] > max_length).sum()),

@@ -61,7 +61,7 @@ def show(name: str, sizes: Sizes, max_length: int) -> None:
     for column in ("rows", "tokens p50", "p95", "max", "tokens", "frames", "hours"):
         table.add_column(column, justify="right")
     columns = {name: sizes.column(name) for name in PLOTS}
-    for source, modality, at in [*groups(sizes), ("all", "", np.arange(len(sizes.rows)))]:
+    for source, modality, at in [*groups(sizes), ("all", "", np.arange(len(sizes)))]:
         figures = {name: summary(values[at]) for name, values in columns.items()}
         tokens = figures["tokens"]
         told = [len(at), *(tokens[mark] for mark in ("p50", "p95", "max", "total"))]

@@ -3,9 +3,13 @@
 from quicksviewer.data.sampler import CostModel
 from quicksviewer.model.llava_arch import PARTS
 
+DECODE_FLOPS = 1e11
+"""What a GPU does while a megapixel is decoded for it: 1e14 a second, and 1,000 megapixels a second of the
+data workers that it has."""
+
 
 def cost_model(model) -> CostModel:
-    """FLOPs of tokens, frames and attention, in units of a token's.
+    """FLOPs of tokens, frames, attention and decoding, in units of a token's.
 
     A weight works twice for each token or patch that passes it, and twice more for each gradient; a frozen
     tower has no backward pass.
@@ -15,7 +19,8 @@ def cost_model(model) -> CostModel:
     passes = 3 if any(p.requires_grad for p in tower.parameters()) else 1
     frame = 2.0 * passes * tower.num_patches * _weights(model, "vision_tower")
     config = model.config
-    return CostModel.of_model(_weights(model, "llm"), config.num_hidden_layers, config.hidden_size, frame)
+    shape = _weights(model, "llm"), config.num_hidden_layers, config.hidden_size
+    return CostModel.of_model(*shape, frame, DECODE_FLOPS)
 
 
 def _weights(model, part: str) -> int:

@@ -52,8 +52,10 @@ class LLaVATrainer(StageTrainer):
 
     def _deal(self):
         """Where the sizes of rows are known, all processes get the same work."""
-        sizes = getattr(self.train_dataset, "sizes", None)
-        return deal_in_turn if sizes is None else DealByCost(cost_model(self.model)(sizes))
+        data = self.train_dataset
+        if (sizes := getattr(data, "sizes", None)) is None:
+            return deal_in_turn
+        return DealByCost(cost_model(self.model)(sizes, data.megapixels))
 
     # --- loss
 

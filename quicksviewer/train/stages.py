@@ -8,6 +8,8 @@ import torch
 
 from quicksviewer.data.dataset import BadSamplePolicy, make_supervised_data_module
 from quicksviewer.data.lengths import size_table
+from quicksviewer.data.manifest import Manifest
+from quicksviewer.data.manifest_media import ManifestMedia
 from quicksviewer.data.mixture import parse_mixture
 from quicksviewer.data.sources import sniff
 from quicksviewer.model.builder import (
@@ -137,7 +139,7 @@ def _merge(mm: dict, structure: dict) -> dict:
 
 def build_data(run, processor) -> dict:
     """train_dataset and data_collator of a run."""
-    return make_supervised_data_module(
+    module = make_supervised_data_module(
         processor,
         run.data.data_path,
         run.training.model_max_length,
@@ -148,6 +150,10 @@ def build_data(run, processor) -> dict:
         run.training.pack_caps(),
         measure_once(run, processor) if run.training.needs_sizes else None,
     )
+    if run.training.manifest:
+        data = module["train_dataset"]
+        data.heed(ManifestMedia(Manifest(run.training.manifest), data.mixture))
+    return module
 
 
 def measure_once(run, processor):

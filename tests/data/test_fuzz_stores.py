@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from quicksviewer.data.manifest import Manifest, schema, unpack_times
+from quicksviewer.data.manifest import SCHEMA, VERSION, Manifest, pack_times, schema, unpack_times
 from quicksviewer.data.manifest_sizes import ManifestSizes
 from quicksviewer.data.mixture import DatasetSpec, Mixture
 from quicksviewer.data.packing import Caps
@@ -201,8 +201,6 @@ def make_tar(folder) -> None:
 
 
 def make_manifest(folder) -> None:
-    from quicksviewer.data.manifest import SCHEMA, pack_times
-
     make_rows(folder)
     source = JsonlIndex(folder / "rows.jsonl")
     known = {
@@ -223,7 +221,7 @@ def make_manifest(folder) -> None:
     }
     lines = [dict.fromkeys(SCHEMA) | known | {"row": i, "path": row["video"]} for i, row in enumerate(ROWS)]
     told = {"fingerprint": source.fingerprint, "num_bytes": source.num_bytes, "media_root": None}
-    about = {"version": 1, "sources": [told], "budgets": [], "processor": None}
+    about = {"version": VERSION, "sources": [told], "budgets": [], "processor": None}
     parquet = require("pyarrow.parquet", "data")
     table = parquet.read_table(BytesIO(table_bytes(lines, SCHEMA)))
     with parquet.ParquetWriter(

@@ -100,6 +100,9 @@ def test_dealing_is_optimal_where_an_optimum_is_known():
 def test_a_cost_counts_what_it_names():
     sizes = np.array([[10, 2, 100]])
     assert CostModel(token=1, frame=5, square=0.1)(sizes).tolist() == [30.0]
+    decoding = CostModel(token=1, frame=5, square=0.1, decode=2.0)
+    assert decoding(sizes).tolist() == [30.0] and decoding(sizes, np.array([7.0])).tolist() == [44.0]
+    assert CostModel.of_model(7e9, 28, 3584, 6e11, 1e11).decode == pytest.approx(1e11 / 4.2e10)
     model = CostModel.of_model(7e9, 28, 3584, 6e11)
     assert model.frame == pytest.approx(6e11 / 4.2e10) and model.square == pytest.approx(
         6 * 28 * 3584 / 4.2e10

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import fsspec
 import numpy as np
 import pytest
+import torch
 from tiny_world import fresh, videos
 
 from quicksviewer.data.dataset import LazySupervisedDataset
@@ -25,7 +26,7 @@ from quicksviewer.data.sources import CHAT, FRAMES, SOURCES, JsonlIndex, jsonl, 
 from quicksviewer.data.sources.rows import RowLimits, parse_row
 from quicksviewer.train.stages import check_paths
 from quicksviewer.utils.array_file import CACHE_VARIABLE
-from quicksviewer.utils.data_util import TSVWriter, open_video
+from quicksviewer.utils.data_util import FramePlan, TSVWriter, open_video
 from quicksviewer.utils.frame_store import FrameStoreWriter
 from quicksviewer.utils.stores import StoredPath
 
@@ -99,6 +100,21 @@ def test_a_store_gives_the_samples_of_the_files(stores, tiny, kind):
         size_table(mixture_of(stores[name]), processor, Caps(tokens=10_000)) for name in ("plain", kind)
     )
     assert np.array_equal(table.tokens, there.tokens) and not there.unusable
+
+
+@pytest.mark.parametrize("kind", ["plain", "tsv", "frames", "tars"])
+def test_a_plan_is_replayed_over_the_store(stores, tiny, kind):
+    """Also one that a decoder made of the file, and one of the store over the file."""
+    processor = fresh(tiny).processor
+    path = mixture_of(stores[kind])[0][0]["video"]
+    first = processor.load_video(path, start=1.0)
+    again = processor.load_video(path, plan=FramePlan.from_json(first.plan.to_json()))
+    assert torch.equal(first.pixels, again.pixels) and first.times.tolist() == again.times.tolist()
+    assert first.plan.decoder == {"tsv": "tsv", "frames": "frames"}.get(kind, "av")
+    other = processor.load_video(str(stores["plain"] / NAMES[0]), plan=first.plan)
+    assert other.times.tolist() == first.times.tolist()
+    with pytest.raises(ValueError, match="video decoder"):
+        processor.load_video(path, plan=replace(first.plan, decoder="av2"))
 
 
 @pytest.mark.parametrize("kind", ["plain", "tsv", "frames", "tars"])

@@ -1,5 +1,6 @@
 """`data index`: the manifest says what files say; a killed run goes on; sizes are those of opened files."""
 
+import base64
 import json
 import os
 import shutil
@@ -14,8 +15,11 @@ import pytest
 from media_rows import ROWS, make_media, row
 from tiny_world import fresh
 
+from quicksviewer.data.dataset import LazySupervisedDataset, PackedDataset
+from quicksviewer.data.ledger import Ledger
 from quicksviewer.data.lengths import Heads, size_table
 from quicksviewer.data.manifest import Manifest, tokens_at, unpack_counts, unpack_times
+from quicksviewer.data.manifest_media import ManifestMedia, Outdated
 from quicksviewer.data.mixture import Mixture, parse_mixture
 from quicksviewer.data.packing import Caps
 from quicksviewer.survey import index
@@ -203,3 +207,90 @@ def test_a_manifest_of_other_rows_is_refused(world, tmp_path):
     mixture = Mixture(parse_mixture(str(tmp_path / "other.jsonl")))
     with pytest.raises(ValueError, match=r"nothing of .*other\.jsonl as it is now"):
         size_table(mixture, processor_of(world), WIDE, manifest=world / "manifest.parquet")
+
+
+# --- media that are no longer what the manifest says ---
+
+
+@pytest.fixture
+def own(world, tmp_path):
+    """A copy of the world that may be changed, with a manifest of it; only rows that can be used."""
+    shutil.copytree(world / "media", tmp_path / "media")
+    shutil.copytree(world / "model", tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(record) for record in ROWS))
+    assert run(tmp_path, "--model", tmp_path / "model") == 0
+    return tmp_path
+
+
+def known(folder) -> ManifestMedia:
+    return ManifestMedia(Manifest(folder / "manifest.parquet"), mixture_of(folder))
+
+
+def heeding(folder) -> LazySupervisedDataset:
+    data = LazySupervisedDataset(
+        mixture_of(folder), processor_of(folder), 10_000, quarantine=folder / "ledger.jsonl"
+    )
+    data.heed(known(folder))
+    return data
+
+
+VIDEO = [record["uid"] for record in ROWS].index("video")
+
+
+def test_a_changed_medium_blames_the_manifest(own):
+    path, manifest = own / "media" / "v0.mp4", own / "manifest.parquet"
+    whole = path.read_bytes()
+    expected = heeding(own).load(VIDEO)["input_ids"]
+    path.write_bytes(whole + b"\0" * 8)
+    with pytest.raises(Outdated) as caught:
+        heeding(own).load(VIDEO)
+    told = (
+        f"{path} has changed since: it had {len(whole)} bytes, now {len(whole) + 8}; {manifest} is outdated"
+    )
+    assert told in str(caught.value) and "`quicksviewer data index`" in str(caught.value)
+    path.write_bytes(whole)  # a copy: another time, the same contents
+    assert heeding(own).load(VIDEO)["input_ids"] == expected
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(Outdated, match="no hash says that it is the same"):
+        heeding(own).load(VIDEO)
+
+
+def test_a_manifest_that_is_made_anew_is_believed(own):
+    """The ledger's line about the old one holds no longer."""
+    (own / "media" / "v0.mp4").write_bytes((own / "media" / "v1.mp4").read_bytes())
+    first = heeding(own)
+    first[VIDEO]
+    (bad,) = Ledger(own / "ledger.jsonl")
+    assert "is outdated" in bad.reason and bad.uid == "video"
+    again = heeding(own)
+    assert again.ledger.known(bad.where, again.mixture[VIDEO][0], again.judges)
+    assert run(own, "--model", own / "model") == 0
+    assert heeding(own).load(VIDEO)["groups"]
+
+
+def test_packs_and_costs_know_what_is_decoded(own):
+    """Of all of a video what the manifest says, of a clip its share, of an image its pixels."""
+    manifest, media = Manifest(own / "manifest.parquet"), known(own)
+    lines = manifest.read("row", "duration", "decode_megapixels", "start", "end").to_pylist()
+    expected = np.zeros(len(ROWS))
+    for line in lines:
+        share = (line["end"] - line["start"]) / line["duration"] if line["start"] else 1
+        expected[line["row"]] += (line["decode_megapixels"] or 0) * share
+    assert np.allclose(media.megapixels_N, expected) and 0 < expected[VIDEO + 1] < expected[VIDEO]
+    processor = processor_of(own)
+    table = size_table(mixture_of(own), processor, WIDE, manifest=own / "manifest.parquet")
+    packed = PackedDataset(mixture_of(own), processor, WIDE, table)
+    assert packed.megapixels is None
+    packed.heed(media)
+    assert packed.megapixels.sum() == pytest.approx(expected.sum()) and len(packed.megapixels) == len(packed)
+
+
+def test_a_picture_in_the_row_can_be_indexed(world, tmp_path):
+    picture = base64.b64encode((world / "media" / "small.png").read_bytes()).decode()
+    shown = row("in", "<image>\nWhat?", image=f"data:image/png;base64,{picture}")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(shown))
+    shutil.copytree(world / "model", tmp_path / "model")
+    assert run(tmp_path, "--model", tmp_path / "model") == 0
+    (line,) = Manifest(tmp_path / "manifest.parquet").read("error", "width", "bytes").to_pylist()
+    assert line["error"] is None and line["width"] == 40
+    assert heeding(tmp_path).load(0)["input_ids"]
