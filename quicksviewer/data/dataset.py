@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,9 @@ from quicksviewer.data.packing import Caps, Packs, plan_packs
 from quicksviewer.data.preprocess import MediumRef, Sample, SampleError, modality, parse_sample
 from quicksviewer.data.stream import Drawn
 from quicksviewer.utils.batching import join_media
-from quicksviewer.utils.data_util import MediaError, open_video
+from quicksviewer.utils.data_util import MediaError, decoder_version, open_video
 from quicksviewer.utils.dist import rank
+from quicksviewer.utils.media import DecoderLost
 
 MARK_OF = {"image": IMAGE_MARK, "video": VIDEO_MARK}
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -97,9 +98,7 @@ class LazySupervisedDataset(Dataset):
         self.ledger = Ledger(quarantine)
         self._seen = self._bad = 0
         """Rows that this process has drawn, and those of them that could not be used."""
-        told = [processor.to_dict(), len(processor.tokenizer), max_length]
-        self.judges = (processor.media_config.decoder, digest(told))
-        """What a judgement depends on: of a whole medium the decoder, of anything else all settings."""
+        self.judges = judges_of(processor, max_length)
         self.features: FeatureStore | None = None
         """Where the tower's tokens of media are kept, for a tower that is frozen."""
         self.indexed: ManifestMedia | None = None
@@ -195,19 +194,23 @@ class LazySupervisedDataset(Dataset):
                 return self._load_or_recall(ref, at)
             return self.processor.load(MARK_OF[ref.kind], ref.path, *at)
         except MediaError as error:
-            raise BadMedium(where, str(error), ref.path, self._is_whole(ref)) from error
+            raise BadMedium(where, str(error), ref.path, self._is_whole(ref, error)) from error
         except ValueError as error:
             raise SampleError(where, str(error)) from error
 
-    def _is_whole(self, ref: MediumRef) -> bool:
+    def _is_whole(self, ref: MediumRef, error: MediaError) -> bool:
         """Whether a medium that has failed fails for every row: a video that cannot even be opened, and any
-        image."""
+        image. A decoder that was ended at its limits has told nothing, and is not asked again."""
+        if isinstance(error, DecoderLost):
+            return False
         if ref.kind == "image":
             return True
         config = self.processor.media_config
         try:
             with open_video(ref.path, config.decoder, config.limits()):
                 return False
+        except DecoderLost:
+            return False
         except MediaError:
             return True
 
@@ -329,6 +332,14 @@ class PackedDataset(LazySupervisedDataset):
                 "remove the table of sizes (--lengths_cache)",
             )
         return row
+
+
+def judges_of(processor, max_length: int) -> tuple[str, str]:
+    """What a judgement depends on: of a whole medium the decoder, its version and the limits; of anything
+    else these and all settings."""
+    media = processor.media_config
+    medium = f"{decoder_version(media.decoder)} {digest([media.decoder, asdict(media.limits())])}"
+    return medium, digest([medium, processor.to_dict(), len(processor.tokenizer), max_length])
 
 
 def join_rows(rows: list[dict]) -> dict:

@@ -48,7 +48,7 @@ class BadRow:
     is_whole: bool = False
     """Every row with this medium is bad, whichever part of it is asked for."""
     judge: str = ""
-    """What judged: name of the decoder for a whole medium, else the digest of the run's settings."""
+    """What judged: for a whole medium the decoder, its version and limits, else all settings of the run."""
     row: str | None = None
     """Digest of the row's contents; None where it is no JSON."""
     medium: tuple[int, int, bool] | None = None
@@ -81,7 +81,7 @@ class BadRow:
         return self.line, self.row, self.path, self.medium, self.judge, self.is_whole
 
     def is_still_so(self, record: dict | None, judges: tuple[str, str]) -> bool:
-        """Whether row, medium and judge are those of the line. `judges`: the decoder, and all settings."""
+        """Whether row, medium and judge are those of the line. `judges`: of a whole medium, of a row."""
         return (
             self.judge in judges
             and (record is None or self.row == digest(record))

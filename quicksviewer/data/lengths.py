@@ -26,7 +26,7 @@ from quicksviewer.data.mixture import Mixture
 from quicksviewer.data.packing import Caps, sizes_of
 from quicksviewer.data.preprocess import MediumRef, Sample, SampleError, modality, parse_sample
 from quicksviewer.data.sampler import MODALITIES
-from quicksviewer.utils.data_util import MediaError, VideoInfo, open_video
+from quicksviewer.utils.data_util import MediaError, MediaLimits, VideoInfo, open_video
 from quicksviewer.utils.image import image_size
 from quicksviewer.utils.stores import StoredPath
 
@@ -47,10 +47,18 @@ class RowSize:
 
 
 class Heads:
-    """What is known of media files without decoding them, kept in a file (or in memory)."""
+    """What is known of media files without decoding them, kept in a file (or in memory).
 
-    def __init__(self, path: str | os.PathLike = ":memory:", decoder: str = "av"):
-        self.decoder = decoder
+    Files that nobody has looked at yet are opened in a child, as long as `limits` do not say otherwise.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike = ":memory:",
+        decoder: str = "av",
+        limits: MediaLimits | None = None,
+    ):
+        self.decoder, self.limits = decoder, limits or MediaLimits(isolation="process")
         self.store = sqlite3.connect(path)
         self.store.execute(
             "CREATE TABLE IF NOT EXISTS heads (path TEXT, decoder TEXT, bytes INTEGER, changed INTEGER, "
@@ -63,10 +71,13 @@ class Heads:
 
     def image(self, path: str) -> tuple[int, int]:
         """Width and height, upright. Raises MediaError."""
-        return tuple(self._known(path, "image", image_size))
+        return tuple(self._known(path, "image", self._measure))
+
+    def _measure(self, path: str) -> tuple[int, int]:
+        return image_size(path, self.limits)
 
     def _probe(self, path: str) -> dict:
-        with open_video(path, self.decoder) as reader:
+        with open_video(path, self.decoder, self.limits) as reader:
             return asdict(reader.probe())
 
     def _known(self, path: str, decoder: str, look) -> dict | list:
@@ -209,13 +220,15 @@ def size_table(
     """
     if manifest is not None:
         return _from_manifest(Manifest(manifest), mixture, processor, caps)
+    media = processor.media_config
     if cache is None:
-        return _measure_all(mixture, processor, caps, Heads(decoder=processor.media_config.decoder))
+        heads = Heads(decoder=media.decoder, limits=media.limits())
+        return _measure_all(mixture, processor, caps, heads)
     folder = Path(cache)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"sizes-{_key(mixture, processor, caps)}.npz"
     if not path.is_file():
-        heads = Heads(folder / "heads.sqlite", processor.media_config.decoder)
+        heads = Heads(folder / "heads.sqlite", media.decoder, media.limits())
         _measure_all(mixture, processor, caps, heads).save(path)
     return SizeTable.load(path)
 

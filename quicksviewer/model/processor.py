@@ -52,10 +52,10 @@ class MediaConfig:
     """What opens videos: av, decord or torchcodec. The frames are the same."""
     isolation: Isolation = "process"
     """Where media are decoded: in a child that is killed when it hangs, crashes or eats memory, or here."""
-    decode_seconds: float = 120
-    """How long one call of a decoder in a child may take."""
+    decode_seconds: float = 300
+    """How long a decoder in a child may work on one medium, all its calls together."""
     decode_memory_mib: int = 4096
-    """What a decoder in a child may take, beside the frames that it returns."""
+    """What a decoder in a child may hold, beside the frames that it returns."""
 
     def __post_init__(self):
         lookup(VIDEO_READERS, self.decoder, "video decoder")

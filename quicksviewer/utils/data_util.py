@@ -7,6 +7,8 @@ TSVReader, TSVWriter                                               the published
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import metadata
 
 import numpy as np
 
@@ -29,6 +31,7 @@ __all__ = [
     "TSVWriter",
     "VideoInfo",
     "VideoReader",
+    "decoder_version",
     "image_size",
     "in_chunks",
     "load_image",
@@ -80,6 +83,16 @@ def why_unusable(decoder: str) -> str | None:
     except ImportError as error:
         return str(error)
     return None
+
+
+def decoder_version(decoder: str) -> str:
+    """Versions of what decodes videos and pictures here: the same files give the same result with them."""
+    lookup(VIDEO_READERS, decoder, "video decoder")
+    found = {}
+    for package in (decoder, "pillow"):
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return " ".join(f"{package} {version}" for package, version in found.items())
 
 
 def read_video(

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -20,8 +21,8 @@ from multiprocessing import util
 
 import numpy as np
 
-from quicksviewer.utils.decode_child import receive, send
-from quicksviewer.utils.media import MediaError, MediaLimits
+from quicksviewer.utils.decode_child import Spent, receive, send
+from quicksviewer.utils.media import DecoderLost, MediaError, MediaLimits
 from quicksviewer.utils.media_gate import MediaFile, unnamed_file
 from quicksviewer.utils.video import Closing, VideoInfo, check_info, checked_times, shape_of
 
@@ -31,9 +32,26 @@ MAX_MEDIA = 2000
 """Media after which a child is replaced: decoders leak."""
 START_SECONDS = 120
 """A child that has not said a word by then is broken; on a loaded machine imports take their time."""
+KEPT = (
+    *("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONHOME", "PYTHONUTF8", "VIRTUAL_ENV"),
+    *("LANG", "LC_ALL", "LC_CTYPE", "TZ"),
+)
+"""What a child gets of the environment; keys and tokens of the run are not for decoders."""
 OWN_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """A child decodes and does no arithmetic: no pools of threads, whose stacks count as memory."""
+CLOSE_SECONDS = 5.0
+"""For letting go of a medium."""
+LEAST_SECONDS = 1e-3
+"""What a call gets when the time of its medium is used up: enough to find that out."""
 SLOW_SIGNALS = (signal.SIGALRM, signal.SIGXCPU)
+
+
+def environment() -> dict[str, str]:
+    """What a child is started with. What can be imported here can be imported there: no start in another
+    folder changes that."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    modules = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | OWN_THREADS | modules
 
 
 class ChildDied(Exception):
@@ -43,37 +61,36 @@ class ChildDied(Exception):
 class DecodeChild:
     """A running child and the socket to it."""
 
-    def __init__(self):
-        """Raises RuntimeError when it does not start, with what it printed before."""
-        self.media = 0
+    def __init__(self, reader: str):
+        """`reader` is loaded as it starts. RuntimeError when it does not start, with what it printed."""
+        self.media, self.is_sealed = 0, False
         self.channel, other = socket.socketpair()
         with other:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "quicksviewer.utils.decode_child", str(other.fileno())],
+                [sys.executable, "-P", "-m", "quicksviewer.utils.decode_child", str(other.fileno()), reader],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[other.fileno()],
-                # What can be imported here can be imported there: no start in another folder changes that.
-                env=os.environ | OWN_THREADS | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=environment(),
             )
         try:
             self.given_up = self._hear(START_SECONDS)["ok"]
         except ChildDied as error:
             raise RuntimeError(f"the decoding child does not start: {error}; see its message above") from None
 
-    def call(self, message: dict, limits: MediaLimits, extra: int = 0, fds: Sequence[int] = ()) -> dict:
+    def call(self, message: dict, seconds: float, memory: int, fds: Sequence[int] = ()) -> dict:
         """The answer to a message. Raises ChildDied when there is none in time; the child is gone then.
 
-        `extra`: bytes of the descriptors' memory, which do not count as the decoder's.
+        `memory`: bytes beside the program's own, those of the descriptors among them.
         """
-        self.tell(message, limits, extra, fds)
-        return self._hear(limits.decode_seconds)
+        self.tell(message, seconds, memory, fds)
+        return self._hear(seconds)
 
-    def tell(self, message: dict, limits: MediaLimits, extra: int = 0, fds: Sequence[int] = ()) -> None:
+    def tell(self, message: dict, seconds: float, memory: int, fds: Sequence[int] = ()) -> None:
         """Send a message that has no answer, or whose answer is heard later."""
-        bounds = {"seconds": limits.decode_seconds, "memory": limits.decode_memory + extra}
+        bounds = {"seconds": seconds, "memory": memory}
         try:
-            self.channel.settimeout(limits.decode_seconds)
+            self.channel.settimeout(seconds)
             send(self.channel, message | bounds, fds)
         except OSError as error:
             raise ChildDied(self._end(error)) from None
@@ -85,7 +102,7 @@ class DecodeChild:
             raise ConnectionError("it is gone")
         except TimeoutError:
             self.kill()
-            raise ChildDied(f"its decoder took longer than {seconds:g} s") from None
+            raise ChildDied("its decoder took too long") from None
         except (OSError, ValueError) as error:
             raise ChildDied(self._end(error)) from None
 
@@ -129,22 +146,28 @@ class Pool:
 
     def __init__(self):
         self.idle: list[DecodeChild] = []
+        self.sealed: dict[str, bool] = {}
+        """Reader -> whether it works in children that read no other files."""
         self.all: weakref.WeakSet[DecodeChild] = weakref.WeakSet()
         self.lock = threading.Lock()
         self._farewell = None
 
-    def borrow(self) -> DecodeChild:
-        """A child that lives. RuntimeError where none can be started."""
+    def borrow(self, reader: str) -> DecodeChild:
+        """A child that lives, and that such a reader has worked in if one has. RuntimeError where none can be
+        started."""
         with self.lock:
-            while self.idle:
-                child = self.idle.pop()
+            wanted = self.sealed.get(reader)
+            for child in reversed(self.idle[:]):
+                if wanted not in (None, child.is_sealed):
+                    continue
+                self.idle.remove(child)
                 if child.process.poll() is None:
                     return child
                 child.kill()
             if self._farewell is None:
                 # Workers of multiprocessing leave through their finalizers and not through atexit.
                 self._farewell = util.Finalize(None, self.retire, exitpriority=0)
-        child = DecodeChild()
+        child = DecodeChild(reader)
         self.all.add(child)
         return child
 
@@ -179,20 +202,35 @@ os.register_at_fork(after_in_child=pool.forget)
 
 
 class IsolatedReader(Closing):
-    """A reader ("module:class") at work in a child. See VideoReader."""
+    """A reader ("module:class") at work in a child. See VideoReader.
+
+    From opening to closing it has one allowance of time, which its calls use up.
+    """
 
     def __init__(self, reader: str, medium: MediaFile, limits: MediaLimits):
-        """Takes the medium over. Raises as the reader does, and MediaError when the child dies of it."""
+        """Takes the medium over. Raises as the reader does, and DecoderLost when the child dies of it."""
         self.path, self._limits, self._child = medium.name, limits, None
-        ask = {"do": "open", "reader": reader, "medium": [medium.name, medium.kind, medium.size]}
+        self._seconds_left = limits.decode_seconds
+        ask = {"reader": reader, "medium": [medium.name, medium.kind, medium.size], "limits": asdict(limits)}
         with medium:
-            self._child = pool.borrow()
             try:
-                facts = self._call(ask | {"limits": asdict(limits)}, fds=[medium.fd])
+                facts = self._open(ask, medium.fd)
                 self._info = check_info(VideoInfo(**facts), limits)
             except BaseException:
                 self.close()
                 raise
+
+    def _open(self, ask: dict, fd: int) -> dict:
+        """Facts about the medium, from the first child that can take it; a new one can."""
+        while True:
+            self._child = pool.borrow(ask["reader"])
+            self._child.is_sealed |= pool.sealed.get(ask["reader"], False)  # also when it fails now
+            try:
+                said = self._call({"do": "open"} | ask, fds=[fd])
+                self._child.is_sealed = pool.sealed[ask["reader"]] = said["sealed"]
+                return said["facts"]
+            except Spent:
+                self._child.retire()
 
     def probe(self) -> VideoInfo:
         return self._info
@@ -218,19 +256,16 @@ class IsolatedReader(Closing):
         child, self._child = self._child, None
         if child is not None:
             try:
-                child.tell({"do": "close"}, self._limits)
+                child.tell({"do": "close"}, CLOSE_SECONDS, self._limits.decode_memory)
             except ChildDied:
                 return
             pool.give_back(child)
 
     def _call(self, message: dict, extra: int = 0, fds: Sequence[int] = ()) -> dict:
+        """`extra`: bytes of the descriptors' memory, which do not count as the decoder's."""
         if self._child is None:
             raise MediaError(self.path, "the reader is closed")
-        try:
-            said = self._child.call(message, self._limits, extra, fds)
-        except ChildDied as error:
-            self._child = None
-            raise MediaError(self.path, str(error)) from None
+        said = self._answer(message, self._limits.decode_memory + extra, fds)
         if "ok" in said:
             return said["ok"]
         if said["error"] == "memory":  # what it holds is worth nothing any more
@@ -238,10 +273,24 @@ class IsolatedReader(Closing):
             self._child = None
         raise ERRORS[said["error"]](self.path, said["text"])
 
+    def _answer(self, message: dict, memory: int, fds: Sequence[int]) -> dict:
+        started = time.monotonic()
+        try:
+            return self._child.call(message, max(self._seconds_left, LEAST_SECONDS), memory, fds)
+        except ChildDied as error:
+            self._child = None
+            spent = time.monotonic() - started
+            limit = self._limits.decode_seconds
+            late = f"its decoder took longer than {limit:g} s"
+            raise DecoderLost(self.path, late if spent >= self._seconds_left else str(error)) from None
+        finally:
+            self._seconds_left -= time.monotonic() - started
+
 
 ERRORS: dict[str, Callable[[str, str], Exception]] = {
     "media": MediaError,
-    "memory": MediaError,
+    "memory": DecoderLost,
+    "spent": lambda path, text: Spent(),
     "value": lambda path, text: ValueError(text),
     "missing": lambda path, text: ImportError(text),
     "bug": lambda path, text: RuntimeError(f"{path}: the decoding child failed\n{text}"),

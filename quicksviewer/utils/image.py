@@ -1,8 +1,10 @@
 """Pictures from files or bytes, always upright RGB."""
 
 import os
+import struct
 from collections.abc import Sequence
 from contextlib import contextmanager
+from io import BytesIO
 
 import numpy as np
 import PIL
@@ -11,8 +13,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from quicksviewer.utils.decode_pool import IsolatedReader
 from quicksviewer.utils.media import IMAGE_KINDS, MediaError, MediaLimits
 from quicksviewer.utils.media_gate import MediaFile, open_medium
+from quicksviewer.utils.png_head import without_pixels
 from quicksviewer.utils.video import Closing, VideoInfo
 
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError),
+    *(struct.error, Image.DecompressionBombError),
+)
+"""In all these ways PIL's plugins fail on damaged pictures."""
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 """EXIF's tag for how a picture is turned, and its values that swap width and height."""
 
@@ -37,19 +45,55 @@ def _decoded(medium: MediaFile, limits: MediaLimits) -> Image.Image:
         return to_rgb(image)
 
 
-class PictureReader(Closing):
-    """A picture as a video of one frame: what a decoding child makes of it."""
+def image_size(source: str | os.PathLike | bytes, limits: MediaLimits | None = None) -> tuple[int, int]:
+    """Width and height of a picture as `load_image` gives it, from its head alone. Raises MediaError."""
+    limits = limits or MediaLimits()
+    medium = open_medium(source, IMAGE_KINDS, limits)
+    if limits.isolation == "process":
+        with IsolatedReader(HEAD_READER, medium, limits) as reader:
+            return reader.probe().width, reader.probe().height
+    with medium:
+        return _size(medium, limits)
+
+
+def _size(medium: MediaFile, limits: MediaLimits) -> tuple[int, int]:
+    with opened(medium, limits) as image:
+        size = image.size
+        if medium.kind != "PNG":
+            exif = image.getexif()
+        else:  # whose own `getexif` decodes the picture
+            with medium.reader() as file, Image.open(BytesIO(without_pixels(file)), formats=["PNG"]) as words:
+                exif = Image.Image.getexif(words)
+        return size[::-1] if exif.get(ORIENTATION, 1) in TURNED else size
+
+
+# What a decoding child makes of pictures
+
+
+class HeadReader(Closing):
+    """A picture as a video of one frame, of which the size is known and nothing else."""
 
     def __init__(self, medium: MediaFile, limits: MediaLimits):
-        """Takes the file over. Raises as `load_image`."""
+        """Takes the file over. Raises as `image_size`."""
         with medium:
-            self._pixels_HWC = np.asarray(_decoded(medium, limits))
-        height, width, _ = self._pixels_HWC.shape
-        who = (medium.kind, "PIL", PIL.__version__)
-        self._info = VideoInfo(medium.name, 1.0, 1, 1.0, width, height, *who)
+            self._info = _info(medium, *self._look(medium, limits))
+
+    def _look(self, medium: MediaFile, limits: MediaLimits) -> tuple[int, int]:
+        return _size(medium, limits)
 
     def probe(self) -> VideoInfo:
         return self._info
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class PictureReader(HeadReader):
+    """A picture as a video of one frame."""
+
+    def _look(self, medium: MediaFile, limits: MediaLimits) -> tuple[int, int]:
+        self._pixels_HWC = np.asarray(_decoded(medium, limits))
+        return self._pixels_HWC.shape[1::-1]
 
     def frames_at(self, times: Sequence[float], out: np.ndarray | None = None) -> np.ndarray:
         out = np.empty((len(times), *self._pixels_HWC.shape), np.uint8) if out is None else out
@@ -60,15 +104,14 @@ class PictureReader(Closing):
         self._pixels_HWC = None
 
 
-PICTURE_READER = "quicksviewer.utils.image:PictureReader"
+def _info(medium: MediaFile, width: int, height: int) -> VideoInfo:
+    return VideoInfo(medium.name, 1.0, 1, 1.0, width, height, medium.kind, "PIL", PIL.__version__)
 
 
-def image_size(source: str | os.PathLike | bytes, limits: MediaLimits | None = None) -> tuple[int, int]:
-    """Width and height of a picture as `load_image` gives it, from its head alone. Raises MediaError."""
-    limits = limits or MediaLimits()
-    with open_medium(source, IMAGE_KINDS, limits) as medium, opened(medium, limits) as image:
-        turned = image.getexif().get(ORIENTATION, 1) in TURNED
-        return image.size[::-1] if turned else image.size
+PICTURE_READER, HEAD_READER = (f"quicksviewer.utils.image:{name}" for name in ("PictureReader", "HeadReader"))
+
+
+# PIL
 
 
 @contextmanager
@@ -82,8 +125,7 @@ def opened(medium: MediaFile, limits: MediaLimits):
             yield image
     except UnidentifiedImageError as error:  # its own words hold addresses of memory
         raise MediaError(medium.name, f"damaged {medium.kind}: its head cannot be read") from error
-    # Damaged pictures make PIL's plugins fail in all these ways.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise MediaError(medium.name, f"damaged {medium.kind}: {error}") from error
 
 

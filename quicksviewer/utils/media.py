@@ -30,6 +30,11 @@ class MediaError(Exception):
         return f"{self.path}: {self.reason}"
 
 
+class DecoderLost(MediaError):
+    """The decoder came to a limit of time or memory, or crashed. It says nothing lasting of the medium: on a
+    machine with less to do, or under other limits, it may be read."""
+
+
 Isolation = Literal["none", "process"]
 """Where media are decoded: in this process, or in a child that can be killed (utils/decode_pool.py)."""
 
@@ -57,10 +62,10 @@ class MediaLimits:
     max_links: int = 1
     """Names (hard links) of a file under a media root: of a second one nobody knows where it lies."""
     isolation: Isolation = "none"
-    decode_seconds: float = 120
-    """With isolation "process": how long one call of a decoder may take."""
+    decode_seconds: float = 300
+    """With isolation "process": how long a decoder may work on a medium, all its calls together."""
     decode_memory: int = 2**32
-    """With isolation "process": bytes that a decoder may take, beside the frames that it returns."""
+    """With isolation "process": bytes that a decoder may hold, beside the frames that it returns."""
 
     def __post_init__(self):
         if self.isolation not in get_args(Isolation):

@@ -59,6 +59,9 @@ class VideoReader(Protocol):
 class Closing:
     """Makes a reader a context manager."""
 
+    BY_PATH = False
+    """Whether it opens its medium by a path; the others take its descriptor."""
+
     def __enter__(self):
         return self
 

@@ -61,6 +61,7 @@ class _ForeignReader(Closing):
             self.close()
             raise
 
+    BY_PATH = True
     PACKAGE: str
     """The module that it needs."""
 

@@ -6,9 +6,15 @@ from dataclasses import replace
 import pytest
 from tiny_world import fresh, videos
 
-from quicksviewer.data.dataset import BadSamplePolicy, LazySupervisedDataset, make_supervised_data_module
+from quicksviewer.data.dataset import (
+    BadSamplePolicy,
+    LazySupervisedDataset,
+    judges_of,
+    make_supervised_data_module,
+)
 from quicksviewer.data.mixture import Mixture, parse_mixture
 from quicksviewer.data.preprocess import SampleError
+from quicksviewer.utils import data_util
 
 
 def row(**changes) -> dict:
@@ -92,6 +98,16 @@ def test_too_many_bad_rows_end_the_run(folder, processor):
     with pytest.raises(SampleError, match="rows cannot be used"):
         for i in range(0, 120, 2):
             data[i]
+
+
+def test_a_medium_is_judged_by_decoder_version_and_limits(processor, monkeypatch):
+    whole, _ = judges_of(processor, 200)
+    assert judges_of(processor.with_media(fps=2.0), 99)[0] == whole
+    others = {"decoder": "decord"}, {"decode_seconds": 7.0}, {"decode_memory_mib": 7}, {"isolation": "none"}
+    told = {judges_of(processor.with_media(**changes), 200)[0] for changes in others}
+    monkeypatch.setattr(data_util.metadata, "version", lambda name: "99")
+    newer = judges_of(processor, 200)
+    assert len(told | {whole, newer[0]}) == 6 and "av 99" in newer[0]
 
 
 def test_timestamps_of_a_row_choose_the_frames(folder, processor):

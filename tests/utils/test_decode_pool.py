@@ -1,7 +1,6 @@
 """Decoding in a child: equal frames, and what a child that hangs, crashes or eats memory costs (F12)."""
 
-import gc
-import json
+import itertools
 import multiprocessing
 import os
 import signal
@@ -12,76 +11,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child_checks import CHILD, LIMIT, children, named
 from clip_files import number_of, write_clip
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from quicksviewer.data.dataset import BadSamplePolicy, LazySupervisedDataset
-from quicksviewer.data.mixture import Mixture, parse_mixture
-from quicksviewer.utils import decode_pool, syscalls
+from quicksviewer.utils import data_util, decode_pool, landlock, syscalls
 from quicksviewer.utils.data_util import (
-    VIDEO_READERS,
     MediaError,
-    MediaLimits,
+    image_size,
+    in_chunks,
     load_image,
     open_video,
     read_video,
+    why_unusable,
 )
+from quicksviewer.utils.media import DecoderLost
 
-LIMIT = 2.0
-CHILD = MediaLimits(isolation="process", decode_seconds=LIMIT, decode_memory=2**28)
+pytestmark = pytest.mark.usefixtures("evil", "nothing_is_left")
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     return write_clip(tmp_path_factory.mktemp("clip") / "good.mp4", gop=5)
-
-
-@pytest.fixture(autouse=True)
-def evil(monkeypatch):
-    monkeypatch.setitem(VIDEO_READERS, "evil", "evil_readers:EvilReader")
-    monkeypatch.setitem(VIDEO_READERS, "burglar", "evil_readers:BurglarReader")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """No test leaves a child, a zombie, a descriptor or shared memory behind."""
-    decode_pool.pool.retire()
-    gc.collect()
-    before = open_files()
-    yield
-    decode_pool.pool.retire()
-    gc.collect()
-    assert children() == []
-    assert open_files() == before
-
-
-def open_files() -> list[str]:
-    """What this process has open of media and of children."""
-    links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
-    found = sorted(os.readlink(link) for link in links if link.is_symlink())
-    return [name for name in found if name.startswith(("/memfd:medium", "socket:")) or "good" in name]
-
-
-def children() -> list[int]:
-    """Processes that were started by this one, zombies too; but for those that multiprocessing keeps."""
-    pids = [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    kept = (b"resource_tracker", b"forkserver")
-    return [pid for pid in pids if not any(name in command_of(pid) for name in kept)]
-
-
-def command_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def named(clip: Path, name: str) -> Path:
-    path = clip.with_name(name)
-    if not path.exists():
-        path.write_bytes(clip.read_bytes())
-    return path
 
 
 # It gives what the reader gives
@@ -112,6 +63,20 @@ def test_pictures_too(tmp_path, kind):
     Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB").save(path, kind)
     for source in (path, path.read_bytes()):
         assert load_image(source, CHILD).tobytes() == load_image(source).tobytes()
+
+
+def test_sizes_of_pictures_too_and_not_here(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sizes = {}
+    for kind in ("PNG", "JPEG", "WEBP"):
+        path = tmp_path / kind
+        Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB").save(path, kind, exif=exif)
+        sizes[path] = image_size(path)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it was opened in this process"))
+    for path, size in sizes.items():
+        assert image_size(path, CHILD) == image_size(path.read_bytes(), CHILD) == size == (60, 90)
+    assert len(children()) == 1
 
 
 def test_errors_are_those_of_the_reader(clip, tmp_path):
@@ -179,6 +144,54 @@ def test_a_decoder_that_misbehaves_is_killed_at_the_limit(clip, deed, reason, mo
         assert children() != [first]
 
 
+def test_the_time_of_a_medium_is_that_of_all_its_calls(clip, monkeypatch):
+    """One that takes a little in each of many calls."""
+    monkeypatch.setattr(data_util, "CHUNK_BYTES", 1)
+    path, seen, started = named(clip, "dawdle_frames.mp4"), 0, time.monotonic()
+    with open_video(path, "evil", CHILD) as video:
+        with pytest.raises(DecoderLost, match=r"took longer than 2 s"):
+            for _ in in_chunks(video, [0.1] * 20):
+                seen += 1
+        assert time.monotonic() - started < LIMIT + 1 and seen in (1, 2)
+        with pytest.raises(MediaError, match="closed"):
+            video.frames_at([0.1])
+
+
+def test_time_between_calls_is_not_the_decoders(clip):
+    with open_video(clip, limits=replace(CHILD, decode_seconds=0.5)) as video:
+        for _ in range(3):
+            time.sleep(0.3)
+            assert number_of(video.frames_at([0.5])[0]) == 15
+
+
+def test_the_memory_of_a_medium_is_that_of_all_its_calls(clip):
+    path = named(clip, "nibble_frames.mp4")
+    with open_video(path, "evil", CHILD) as video, pytest.raises(DecoderLost, match="needs more memory"):
+        for _ in range(8):  # 32 MiB each of 256
+            video.frames_at([0.1])
+    assert children() == []
+
+
+def test_what_media_leave_behind_is_not_forgiven_and_not_paid_by_the_next(clip):
+    """A leak: the child that has it is replaced before another medium suffers from it."""
+    path, seen = named(clip, "nibble_open.mp4"), []
+    for _ in range(12):
+        with open_video(path, "evil", CHILD) as video:
+            assert number_of(video.frames_at([0.5])[0]) == 15
+            seen.append(video._child.process.pid)
+    changes = sum(one != other for one, other in itertools.pairwise(seen))
+    assert 2 <= changes <= 6
+
+
+def test_ordinary_media_wear_no_child_out(clip):
+    seen = set()
+    for _ in range(20):
+        with open_video(clip, limits=CHILD) as video:
+            video.frames_at([0.1, 0.9])
+            seen.add(video._child.process.pid)
+    assert len(seen) == 1
+
+
 def test_a_bug_is_no_bad_medium(clip):
     with pytest.raises(RuntimeError, match=r"the decoding child failed(.|\n)*KeyError: 'a bug'"):
         open_video(named(clip, "babble_open.mp4"), "evil", CHILD)
@@ -217,13 +230,52 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_a_decoder_has_no_network_no_programs_and_no_files(clip):
+OF_FILES = {"read", "list", "environment of another"}
+"""What Landlock alone forbids."""
+
+
+def test_a_decoder_has_no_network_no_programs_and_no_files(clip, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    victim = clip.with_name("victim")
+    victim.write_text("mine")
+    untouched = victim.stat().st_mode, victim.stat().st_mtime_ns, victim.stat().st_nlink
     with open_video(clip, "burglar", CHILD) as video:
         worked = set(filter(None, video.probe().codec.split(",")))
         forbidden = set(video._child.given_up)
-    assert worked <= {"network", "program", "kill"}
-    if os.uname().machine in syscalls.FORBIDDEN:
-        assert worked == set() and {"network", "programs", "processes"} <= forbidden
+    assert "environment" not in worked
+    if os.uname().machine in syscalls.NUMBERS:
+        assert worked <= OF_FILES and set(syscalls.REFUSED) <= forbidden
+        after = victim.stat()
+        assert (after.st_mode, after.st_mtime_ns, after.st_nlink) == untouched
+        assert victim.read_text() == "mine"
+        assert not list(clip.parent.glob("victim-*"))
+    if landlock.version():
+        assert not worked & OF_FILES and "reading files" in forbidden
+
+
+def test_a_kernel_without_landlock_is_told_of_and_reads_go_on(monkeypatch):
+    monkeypatch.setattr(landlock, "_call", lambda *_: -1)
+    assert landlock.version() == 0 and not landlock.read_only(["/usr"])
+
+
+def test_a_child_has_little_of_the_environment(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    kept = decode_pool.environment()
+    assert kept["LANG"] == "C.UTF-8" and kept["OMP_NUM_THREADS"] == "1"
+    assert set(kept) <= {*decode_pool.KEPT, *decode_pool.OWN_THREADS, "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
+
+
+def test_a_reader_that_opens_its_file_by_a_path_has_a_child_of_its_own(clip):
+    """A child that has given up reading files is of no use to it; neither waits for a start of the other."""
+    if reason := why_unusable("decord"):
+        pytest.skip(reason)
+    pids = {"av": set(), "decord": set()}
+    for decoder in ["av", "decord"] * 3:
+        with open_video(clip, decoder, CHILD) as video:
+            assert number_of(video.frames_at([0.5])[0]) == 15
+            pids[decoder].add(video._child.process.pid)
+    assert landlock.version() == 0 or len(pids["av"] | pids["decord"]) <= 3
 
 
 def test_the_child_does_not_import_torch(clip):
@@ -231,58 +283,3 @@ def test_the_child_does_not_import_torch(clip):
         maps = Path(f"/proc/{video._child.process.pid}/maps").read_text()
     assert "/av/" in maps or "av.libs" in maps
     assert "libtorch" not in maps
-
-
-# In the workers of a data loader
-
-
-ROWS = [f"good_{number}.mp4" for number in range(12)]
-ROWS[1], ROWS[3], ROWS[5] = "hang_frames.mp4", "crash_open.mp4", "eat_frames.mp4"
-
-
-@pytest.fixture(scope="module")
-def rows(tiny, tmp_path_factory):
-    """A data set of which three videos make the decoder hang, crash and eat memory."""
-    from tiny_world import fresh
-
-    folder = tmp_path_factory.mktemp("rows")
-    lines = []
-    for number, name in enumerate(ROWS):
-        write_clip(folder / name, gop=5)
-        said = {"data_type": "caption", "video": name, "caption": f"clip {number}"}
-        lines.append({"uid": str(number), **said})
-    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder, fresh(tiny).processor
-
-
-def dataset(rows, decoder, ledger):
-    folder, processor = rows
-    (spec,) = parse_mixture(str(folder / "rows.jsonl"))
-    bounds = {"isolation": "process", "decode_seconds": LIMIT, "decode_memory_mib": 256}
-    media = processor.with_media(decoder=decoder, fps=4.0, **bounds)
-    mixture = Mixture([replace(spec, media_root=str(folder))])
-    return LazySupervisedDataset(mixture, media, 400, BadSamplePolicy(max_share=0.9), folder / ledger)
-
-
-def test_a_run_goes_on_past_them_in_the_same_order(rows):
-    """In a forked worker: every place of the run has a row, and the three bad ones stand in the ledger."""
-    data = dataset(rows, "evil", "forked.jsonl")
-    loader = DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="fork")
-    seen = list(loader)
-    bad = [json.loads(line) for line in (rows[0] / "forked.jsonl").read_text().splitlines()]
-    assert sorted(line["uid"] for line in bad) == ["1", "3", "5"]
-    honest = dataset(rows, "av", "honest.jsonl")
-    stands_in = {bad: data.policy.next_index(bad, 1, len(ROWS)) for bad in (1, 3, 5)}
-    assert len(seen) == len(ROWS) and all("good" in ROWS[index] for index in stands_in.values())
-    for place, row in enumerate(seen):
-        expected = honest.load(stands_in.get(place, place))
-        assert row["input_ids"] == expected["input_ids"]
-        assert np.array_equal(row["pixel_values"], expected["pixel_values"])
-
-
-def test_workers_that_are_spawned_decode_too(rows):
-    data = dataset(rows, "av", "spawned.jsonl")
-    one = [data[index] for index in (0, 1)]
-    loader = DataLoader(data, batch_size=None, num_workers=1, sampler=[0, 1], multiprocessing_context="spawn")
-    for here, there in zip(one, loader, strict=True):
-        assert np.array_equal(here["pixel_values"], there["pixel_values"])

@@ -13,6 +13,8 @@ import pytest
 from clip_files import write_clip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from refusals import ALL_KINDS, encoded, refuse
 
 import quicksviewer
@@ -160,6 +162,26 @@ def test_bombs_do_not_go_off(name, look):
     content, reason = BOMBS[name]
     refuse(lambda: look(content), reason)
     refuse(lambda: look(f"data:image/png;base64,{base64.b64encode(content).decode()}"), reason)
+
+
+def test_the_turn_of_a_png_may_stand_behind_its_pixels_and_nothing_is_decoded(monkeypatch):
+    """As exiftool writes it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content, late = png(2, 1, bytes(7)), chunk(b"eXIf", exif.tobytes()[6:])
+    turned = content[:-12] + late + content[-12:]
+    assert load_image(turned).size == (1, 2) and load_image(content).size == (2, 1)
+    monkeypatch.setattr(PngImageFile, "load", lambda self: pytest.fail("its pixels were decoded"))
+    assert image_size(turned) == (1, 2) and image_size(content) == (2, 1)
+    broken = content.replace(b"IDAT", b"IDAX")
+    assert image_size(content[:50] + b"\xff" * 9) == (2, 1) and refuse(lambda: image_size(broken))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_half_a_turn_is_damage(kind):
+    content = encoded(kind, exif=b"Exif\0\0II*\0")
+    for look in (load_image, image_size):
+        refuse(lambda look=look: look(content), f"damaged {kind}")
 
 
 def test_blank_pages_are_no_bombs():
