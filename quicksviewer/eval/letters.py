@@ -11,8 +11,26 @@ LETTERS = "ABCDEFGHIJ"
 _ALONE = re.compile(r"[(\[]?\s*([A-Ja-j])\s*[)\]]?\s*[.:,;!]?")
 _HIDDEN = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 _BOXED = re.compile(r"\\(?:boxed|text|mathrm|textbf)\{([^{}]*)\}")
-_NOT = r"(?:not|isn't|neither|nor|never|except|excluding|rather than|instead of|unlike|than)"
+_NOT = r"(?:not|cannot|\w+n't|neither|nor|never|except|excluding|rather than|instead of|unlike|than)"
 _WORD = r"(?:option|choice|letter|answer)"
+_BETWEEN = rf"(?:\s+(?:{_WORD}|the|is|be|it|it's|that|think|believe|say|possibly|likely|actually))*"
+"""What may stand between a denial and what it denies: "I don't think the answer is B"."""
+_DENIED = re.compile(rf"\b(?:{_NOT}{_BETWEEN}\s*[(\[\"']*|no(?:\s+{_WORD})*\s+)$", re.IGNORECASE)
+_IS = r"(?:is|was|does|do|did|can|could|would|will|should|must|may|seems|looks)"
+_IS_NOT = rf"[)\]\"']*\s+(?:{_IS}\s+(?:not|never|no)|cannot|\w+n't)\b"
+_IS_WRONG = rf"[)\]\"']*\s+{_IS}\s+(?:be\s+)?(?:\w+ly\s+)?(?:wrong|incorrect|false|excluded)\b"
+_DENIED_AFTER = re.compile(rf"{_IS_NOT}|{_IS_WRONG}", re.IGNORECASE)
+_REJECTED = re.compile(
+    rf"{_IS_WRONG}|{_IS_NOT}\s*(?:[.,;!]|$|(?:be\s+)?(?:the\s+|a\s+)?(?:\w+ly\s+)?"
+    rf"(?:correct|right|true|best|it|possible|likely|{_WORD})\b)",
+    re.IGNORECASE,
+)
+"""Of a letter that opens the answer: "(B) is not moved" may be the words of the option."""
+_NO_OPTION = re.compile(
+    rf"\b(?:no|{_NOT})(?:\s+(?:a|an|the|any|some|is|be|really|possibly|likely|actually))*\s*[\"'(]*$"
+)
+"""Before the words of an option."""
+_QUESTION = re.compile(r"[^.?!\n]*\?")
 _LETTER = r"[(\[\"']*([A-J])(?![\w'’]|-\w)"
 _STATED = re.compile(
     rf"(?i:\b(?:answer|option|choice|solution|conclusion)s?\b[^.\n]{{0,60}}?(?:\bis\b|\bbe\b|:|=|->)"
@@ -24,7 +42,8 @@ _STATED = re.compile(
 _LEADING = re.compile(r"\s*(?:[(\[]([A-Ja-j])[)\]]|([A-Ja-j])[.):\]]|([A-J])(?=\s*(?:[,;\n]|[-–—]\s|$)))")
 _MEANT = re.compile(
     rf"(?i:\b(?:option|choice|choose|chose|select|pick|pick:|go with|think|believe|guess|say|it's|it is|"
-    rf"must be|would be|should be|be)\s+(?:(?:it\s+is|it's|that|option|choice|letter|answer)\s+)*){_LETTER}"
+    rf"must be|would be|should be|be|so|thus|hence|therefore),?\s+"
+    rf"(?:(?:it\s+is|it's|that|{_WORD})\s+)*){_LETTER}"
 )
 _LISTED = re.compile(r"^\s*[(\[]?([A-J])[.):\]]", re.MULTILINE)
 _SINGLE = re.compile(r"(?<![\w'’.-])[(\[\"']*([A-J])(?![\w'’]|-\w|\.\w)")
@@ -51,7 +70,8 @@ def lenient(answer: str, options: Sequence[str]) -> str | None:
     for read in (_stated, _leading, _meant):
         if (letters := read(text)) is not None:
             return _known(letters, count)
-    return _by_text(text, options) or _single(text, count)
+    said = {_by_text(text, options), _single(text, count)} - {None}
+    return said.pop() if len(said) == 1 else None
 
 
 def _known(letter: str, count: int) -> str | None:
@@ -60,11 +80,13 @@ def _known(letter: str, count: int) -> str | None:
 
 
 def _plain(answer: str) -> str:
-    """Without thoughts, markup and quotation marks around it."""
+    """Without thoughts, markup, quotation marks around it, and questions that it answers itself."""
     text = _HIDDEN.sub("", answer)
     while (shorter := _BOXED.sub(r"\1", text)) != text:
         text = shorter
-    return re.sub(r"[*`$_#]+", "", text).strip().strip("\"'“”").strip()
+    text = re.sub(r"[*`$_#]+", "", text).replace("’", "'").strip().strip("\"'“”").strip()
+    rest = _QUESTION.sub("", text).strip()
+    return rest if any(_counts(rest, found) for found in _SINGLE.finditer(rest)) else text
 
 
 def _stated(text: str) -> str | None:
@@ -79,7 +101,7 @@ def _stated(text: str) -> str | None:
 
 def _leading(text: str) -> str | None:
     """Of "B. the man" or "(b) the man"; of a list of options: all of them."""
-    if (found := _LEADING.match(text)) is None:
+    if (found := _LEADING.match(text)) is None or _REJECTED.match(text, found.end()):
         return None
     letter = next(filter(None, found.groups())).upper()
     listed = set(_LISTED.findall(text)) - {letter}
@@ -95,12 +117,12 @@ def _meant(text: str) -> str | None:
 
 
 def _by_text(text: str, options: Sequence[str]) -> str | None:
-    """The one option whose words stand in the answer; of options inside each other the longest."""
-    said = _words(text)
+    """The one option whose words stand in the answer and are not denied; of options inside each other the
+    longest."""
     found = [
         (letter, words)
         for letter, option in zip(LETTERS, options, strict=False)
-        if (words := _words(option)) and f" {words} " in f" {said} "
+        if (words := _words(option)) and _says(text.casefold(), words)
     ]
     whole = [f for f in found if not any(f[1] != other and f" {f[1]} " in f" {other} " for _, other in found)]
     return whole[0][0] if len(whole) == 1 else None
@@ -110,6 +132,13 @@ def _words(text: str) -> str:
     """Words in small letters, without articles."""
     words = re.findall(r"[\w']+", text.casefold())
     return " ".join(word for word in words if word not in ("a", "an", "the"))
+
+
+def _says(text: str, words: str) -> bool:
+    """Whether words stand in a text, whatever articles are between them, and are not denied there."""
+    between = r"[^\w']+(?:(?:a|an|the)[^\w']+)*"
+    places = re.finditer(rf"(?<![\w']){between.join(map(re.escape, words.split()))}(?![\w'])", text)
+    return any(not _NO_OPTION.search(text[: found.start()]) for found in places)
 
 
 def _single(text: str, count: int) -> str | None:
@@ -134,7 +163,6 @@ def _place(found: re.Match) -> int:
 
 
 def _is_denied(text: str, found: re.Match) -> bool:
-    """Whether "not", "rather than" ... stands just before the letter."""
-    before = text[: _place(found)].rstrip("([\"' ")
-    words = rf"\b{_NOT}(?:\s+(?:option|choice|answer|the|is|be))*$"
-    return bool(re.search(words, before, re.IGNORECASE))
+    """Whether "not", "rather than" ... stands just before the letter, or "is not" just behind it."""
+    place = _place(found)
+    return bool(_DENIED.search(text[:place]) or _DENIED_AFTER.match(text, place + 1))

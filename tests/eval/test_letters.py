@@ -34,6 +34,10 @@ STYLES = [  # answer, strict, lenient
     ("B: a dog", None, "B"),
     ("b) a dog", None, "B"),
     ("[C] two men", None, "C"),
+    ("(B) is not moved", None, "B"),
+    ("B. is not a car", None, "B"),
+    ("B: not seen", None, "B"),
+    ("(B) can't be seen", None, "B"),
     ("B, because it barks.", None, "B"),
     ("B - a dog", None, "B"),
     ("B\nThe dog barks.", None, "B"),
@@ -77,6 +81,17 @@ STYLES = [  # answer, strict, lenient
     ("not A but B", None, "B"),
     ("It is B rather than C", None, "B"),
     ("The picture shows what B says.", None, "B"),
+    ("(A) is correct? No, (B).", None, "B"),
+    ("Is it A? No, it is B.", None, "B"),
+    ("(B) is not correct. It's (C).", None, "C"),
+    ("The answer is not A but B.", None, "B"),
+    ("A cannot be right, B is.", None, "B"),
+    ("The video shows a dog, so A", None, "A"),
+    ("There is a dog. Therefore (B).", None, "B"),
+    ("No, B.", None, "B"),
+    ("no it is B", None, "B"),
+    ("What barks? B. a dog", None, "B"),
+    ("B?", None, "B"),
     # the words of an option
     ("a dog", None, "B"),
     ("A dog.", None, "B"),
@@ -84,6 +99,10 @@ STYLES = [  # answer, strict, lenient
     ("There are two men in hats on a bench.", None, "C"),
     ("The dog catcher!", None, "D"),
     ("It is the dog catcher, and no car.", None, "D"),
+    ("It is not the dog catcher but a dog.", None, "B"),
+    ("No. A dog.", None, "B"),
+    ("There is no car, only the dog!", None, "B"),
+    ("The dog's owner is not seen; it is the dog catcher", None, "D"),
     # no answer
     ("", None, None),
     ("   \n", None, None),
@@ -99,6 +118,23 @@ STYLES = [  # answer, strict, lenient
     ("A. the red car\nB. a dog\nC. two men in hats\nD. the dog catcher", None, None),
     ("Not A.", None, None),
     ("The answer is not B.", None, None),
+    ("The answer cannot be B", None, None),
+    ("The answer can't be (B).", None, None),
+    ("The answer isn’t B.", None, None),
+    ("I don't think the answer is B.", None, None),
+    ("B is not correct.", None, None),
+    ("(B) is not correct.", None, None),
+    ("(B) can't be the right answer.", None, None),
+    ("(B) is clearly wrong.", None, None),
+    ("B isn't right.", None, None),
+    ("B cannot be it.", None, None),
+    ("Option B is wrong.", None, None),
+    ("It is not a dog", None, None),
+    ("It isn't the red car.", None, None),
+    ("It cannot be a dog.", None, None),
+    ("There is no dog in the video.", None, None),
+    ("There is not any dog.", None, None),
+    ("Look at C: there is a dog.", None, None),
     ("E", None, None),
     ("The answer is F.", None, None),
     ("AB", None, None),
@@ -125,6 +161,15 @@ def test_every_letter_there_is_and_no_other(count):
         assert strict(letter, count) == lenient(letter, options) == expected
         assert lenient(f"{letter}. something", options) == expected
         assert lenient(f"({letter.lower()})", options) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [("No", "B"), ("No, he is not.", "B"), ("B. No", "B"), ("no (B)", "B"), ("Yes", "A"), ("Not yes", None)],
+)
+def test_an_option_may_deny(answer, letter):
+    assert lenient(answer, ("yes", "no")) == letter
+    assert lenient("He is not happy.", ("happy", "not happy")) == "B"
 
 
 def test_what_is_read_strictly_is_read_leniently_the_same():
