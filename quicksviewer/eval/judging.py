@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from html import escape
 from typing import Any
 
 from quicksviewer.eval.judge import Judge
@@ -101,11 +102,11 @@ def _who(judge: Judge) -> str:
 
 def write_case(prompt: JudgePrompt, item: Item, answers: Sequence[str]) -> str:
     """The case of one item: its questions, right answers, and what was answered, which cannot leave its
-    marks."""
+    marks: it holds no `<` and no `>`."""
     texts = {"reference": " / ".join((item.answer, *item.references))}
     for number, (question, answer) in enumerate(zip(item.questions, answers, strict=True), start=1):
         end = "" if number == 1 else str(number)
-        texts |= {f"question{end}": question, f"answer{end}": re.sub(r"</?answer>", "", answer)}
+        texts |= {f"question{end}": question, f"answer{end}": escape(answer, quote=False)}
     return FIELD.sub(lambda found: texts[found[1]], prompt.user)
 
 
