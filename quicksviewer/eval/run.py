@@ -25,7 +25,7 @@ from quicksviewer.eval.identity import digest_of, machine_facts, model_facts, we
 from quicksviewer.eval.judge import Judge, JudgeError
 from quicksviewer.eval.matrix import write_matrix
 from quicksviewer.eval.report import report
-from quicksviewer.eval.task import Benchmark, Item, spread
+from quicksviewer.eval.task import Benchmark, Item, read_prompt, spread
 from quicksviewer.eval.tasks import TASKS, task_named
 from quicksviewer.utils.dist import barrier, close_process_group
 
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         task = task_named(args.task)
+        task = replace(task, max_new_tokens=args.max_new_tokens or task.max_new_tokens)
         judge = check(args, task)
         items = read_items(task, args)
         if (processes := how_many(args)) > 1:
@@ -72,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder", help="av, decord or torchcodec (default: as trained)")
     parser.add_argument(
         "--prompt", help="text file in place of the task's prompt, with {question}, {options}, {subtitles}"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=_count, help="most tokens of an answer (default: the task's)"
     )
     parser.add_argument("--blind", action="store_true", help="ask again with the frames replaced by noise")
     parser.add_argument("--limit", type=_count, help="only so many items, from all over the task")
@@ -176,7 +180,7 @@ def prepare(args, task: Benchmark, items: list[Item]) -> list[Evaluation]:
         "items": len(items),
         "items_sha256": digest_of([asdict(item) for item in items]),
         "template": processor.template,
-        "prompt": Path(args.prompt).read_text(encoding="utf-8") if args.prompt else task.prompt,
+        "prompt": read_prompt(Path(args.prompt), items) if args.prompt else task.prompt,
         "decoding": {"greedy": True, "max_new_tokens": task.max_new_tokens, **GREEDY},
         "seed": args.seed,
         "batch_size": args.batch_size,

@@ -1,10 +1,13 @@
 """From scored records to numbers: means with intervals, by kind and by every group."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from quicksviewer.eval.metrics import mean, wilson
+
+FEW_CLUSTERS = 10
+"""With fewer videos the variation between them is not estimated."""
 
 
 def summarise(records: Sequence[dict], metrics: Mapping[str, float]) -> dict:
@@ -60,24 +63,37 @@ def row(records: Sequence[dict], metrics: Mapping[str, float]) -> dict:
 def estimate(records: Sequence[dict], metric: str, most: float) -> tuple[float | None, ...]:
     """Mean of a metric and its 95% interval.
 
-    The interval is Wilson's, for as many independent items as the records are worth: several questions about
-    one video stand and fall together. For scores that are no shares (0 to `most`) it is too wide, never too
-    narrow."""
+    The interval is Wilson's, for as many independent items as the records are worth. For scores that are no
+    shares (0 to `most`) it is too wide, never too narrow."""
     if not records or any(record["scores"] is None for record in records):
         return None, None, None
     values = [record["scores"][metric] / most for record in records]
-    n = len(values) / design_effect(values, [record["video"] for record in records])
-    low, high = wilson(mean(values), n)
+    low, high = wilson(mean(values), worth(values, [record["video"] for record in records]))
     return mean(values) * most, low * most, high * most
+
+
+def worth(values: Sequence[float], clusters: Sequence[str]) -> float:
+    """As many independent items as these are worth: questions about one video stand and fall together.
+
+    Where there are few videos, or all values are the same, nothing can be said of how alike the items of a
+    video are, and they count as if they were entirely: Kish's (sum of sizes)^2 / (sum of squared sizes), the
+    number of videos where all have equally many items. (L. Kish, Survey Sampling, 1965.)"""
+    sizes = Counter(clusters).values()
+    if len(sizes) < FEW_CLUSTERS or len(set(values)) == 1:
+        return sum(sizes) ** 2 / sum(size**2 for size in sizes)
+    return len(values) / design_effect(values, clusters)
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
     """By what factor the mean varies more than that of independent items, at least 1: the squares of sums of
-    deviations within a cluster, over the squares of deviations."""
+    deviations within a cluster, over the squares of deviations, times k / (k - 1) for k clusters, whose
+    deviations are from a mean of their own. (A. C. Cameron, D. L. Miller: A Practitioner's Guide to
+    Cluster-Robust Inference, 2015.)"""
     centre, sums, squares = mean(list(values)), defaultdict(float), 0.0
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] += value - centre
         squares += (value - centre) ** 2
-    if math.isclose(squares, 0.0, abs_tol=1e-12):
+    k = len(sums)
+    if k in (1, len(values)) or math.isclose(squares, 0.0, abs_tol=1e-12):
         return 1.0
-    return max(1.0, sum(total**2 for total in sums.values()) / squares)
+    return max(1.0, sum(total**2 for total in sums.values()) / squares * k / (k - 1))

@@ -3,13 +3,15 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from quicksviewer.eval.letters import LETTERS
 from quicksviewer.eval.subtitles import Line, lines_on_screen
 
-FIELD = re.compile(r"\{(question|options|subtitles)\}")
+FIELDS = ("question", "options", "subtitles")
 """What a prompt may ask for; other braces are text."""
+FIELD = re.compile(rf"\{{({'|'.join(FIELDS)})\}}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,23 @@ def write_prompts(template: str, item: Item, times: Sequence[float]) -> list[str
         FIELD.sub(lambda found, texts=texts | {"question": question}: texts[found[1]], template).strip()
         for question in item.questions
     ]
+
+
+def read_prompt(path: Path, items: Iterable[Item]) -> str:
+    """The prompt of a file. ValueError where it leaves out the question, or options that items have, or where
+    a name in braces is nearly that of a field."""
+    text = path.read_text(encoding="utf-8")
+    for found in re.finditer(r"\{([^{}\n]{1,24})\}", text):
+        near = get_close_matches(found[1].strip().casefold(), FIELDS, n=1, cutoff=0.75)
+        if near and found[1] not in FIELDS:
+            line = text.count("\n", 0, found.start()) + 1
+            raise ValueError(f"{path}:{line}: {found[0]} is no field; did you mean {{{near[0]}}}?")
+    needed = ["question", *(["options"] if any(item.options for item in items) else [])]
+    if missing := [f"{{{name}}}" for name in needed if f"{{{name}}}" not in text]:
+        raise ValueError(
+            f"{path}: expected {' and '.join(missing)} in the prompt: without it nothing is asked"
+        )
+    return text
 
 
 def exact(item: Item, answers: Sequence[str]) -> Score:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import random
 import subprocess
 import weakref
 from dataclasses import replace
@@ -178,14 +179,56 @@ def record(score, video, **more) -> dict:
 
 def test_questions_about_one_video_are_worth_less_than_as_many_videos():
     """Two videos with three questions each, one all right, one all wrong: deviations of 1/2. Their squares
-    add up to 6/4, those of the sums of the videos to 2 * (3/2)^2 = 9/2. So six are worth 6 / 3 = two."""
+    add up to 6/4, those of the sums of the videos to 2 * (3/2)^2 = 9/2: three times as much, and twice that
+    for the mean that two videos are measured from."""
     together = [record(1.0, "a")] * 3 + [record(0.0, "b")] * 3
-    assert design_effect([1.0] * 3 + [0.0] * 3, list("aaabbb")) == pytest.approx(3.0)
+    assert design_effect([1.0] * 3 + [0.0] * 3, list("aaabbb")) == pytest.approx(6.0)
     assert estimate(together, "accuracy", 1.0) == (0.5, *wilson(0.5, 2.0))
     apart = [record(r["scores"]["accuracy"], str(n)) for n, r in enumerate(together)]
     assert estimate(apart, "accuracy", 1.0) == (0.5, *interval([1.0] * 3 + [0.0] * 3))
     assert design_effect([1.0, 1.0], ["a", "a"]) == 1.0 == design_effect([1.0, 0.0] * 2, list("aabb"))
     assert estimate([record(4.0, "a"), record(1.0, "b")], "accuracy", 5.0)[0] == 2.5
+
+
+def in_videos(values: list[float], each: int) -> list[dict]:
+    return [record(value, str(place // each)) for place, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("records", "share", "items"),
+    [
+        (in_videos([1.0, 0.0] * 20, each=40), 0.5, 1.0),
+        (in_videos([1.0, 1.0, 0.0] * 3, each=3), 2 / 3, 3.0),
+        ([*in_videos([1.0] * 3, each=3), record(0.0, "other")], 0.75, 16 / 10),
+        (in_videos([1.0, 1.0, 0.0, 0.0] * 5, each=2), 0.5, 20 / (2 * 10 / 9)),
+        (in_videos([1.0] * 60, each=3), 1.0, 20.0),
+        (in_videos([1.0, 0.0] * 10, each=1), 0.5, 20.0),
+        (in_videos([1.0, 0.0] * 10, each=2), 0.5, 20.0),
+    ],
+    ids=[
+        "one video",
+        "few videos",
+        "of 3 and 1",
+        "ten in pairs",
+        "all right",
+        "one each",
+        "nothing in common",
+    ],
+)
+def test_what_questions_about_the_same_videos_are_worth(records, share, items):
+    assert estimate(records, "accuracy", 1.0) == pytest.approx((share, *wilson(share, items)))
+
+
+@pytest.mark.parametrize("videos", [1, 3, 6, 9, 12, 30])
+def test_the_interval_holds_the_truth(videos):
+    """Eight questions about a video are all right or all wrong, either as often: drawn 1,000 times, the
+    interval holds 1/2 in more than nine of ten."""
+    draw, held = random.Random(0), 0
+    for _ in range(1000):
+        values = [float(draw.random() < 0.5) for _ in range(videos)]
+        _, low, high = estimate(in_videos([v for v in values for _ in range(8)], each=8), "accuracy", 1.0)
+        held += low <= 0.5 <= high
+    assert held > 900
 
 
 def test_a_row_counts_what_was_lost():

@@ -12,6 +12,7 @@ from quicksviewer.eval.eval_world import samples
 from quicksviewer.eval.identity import code_facts, weights_hash
 from quicksviewer.eval.metrics import mean
 from quicksviewer.eval.run import main
+from quicksviewer.model.processor import QuicksviewerProcessor
 from quicksviewer.utils.frame_plan import FramePlan
 
 LIMIT = 6
@@ -149,6 +150,31 @@ def test_one_command_compares_numbers_of_frames(tiny, folder, tmp_path, capsys):
     assert "accuracy by frames: 2=0." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_answers_are_as_long_as_they_may_be(tiny, learnt, tmp_path, most):
+    """The model knows "The answer is (A)." by heart; its first tokens are what is left of it."""
+    videomme(tmp_path / "data", tiny)
+    words = ["videomme", "--model-path", str(learnt), "--data", str(tmp_path / "data"), "--device", "cpu"]
+    out = tmp_path / "out.json"
+    assert main([*words, "--output", str(out), "--max-new-tokens", str(most)]) == 0
+    result = json.loads(out.read_text())
+    (answer,) = next(record["answers"] for record in result["records"] if record["uid"] == "001-2")
+    tokenizer = QuicksviewerProcessor.from_pretrained(learnt).tokenizer
+    ids = tokenizer("The answer is (A).", add_special_tokens=False)["input_ids"]
+    assert result["decoding"]["max_new_tokens"] == most and answer == tokenizer.decode(ids[:most]).strip()
+
+
+def test_a_prompt_of_a_file_is_asked_and_recorded(tiny, folder, tmp_path):
+    text = "Look: {question}\nThink {carefully} in {}."
+    (tmp_path / "prompt.txt").write_text(text)
+    out = tmp_path / "out.json"
+    words = ["--limit", "2", "--prompt", str(tmp_path / "prompt.txt")]
+    assert main(command(folder, tiny / "data", out, *words)) == 0
+    result = json.loads(out.read_text())
+    asked = {item.uid: text.replace("{question}", item.questions[0]) for item in samples(tiny / "data")}
+    assert result["prompt"] == text and all(r["prompts"] == [asked[r["uid"]]] for r in result["records"])
+
+
 # --- what is lost
 
 
@@ -241,6 +267,30 @@ def test_wrong_usage_is_said_and_coded(tiny, folder, tmp_path, capsys, change, m
 def test_flags_that_do_nothing_are_refused(tiny, folder, tmp_path, capsys, more, message):
     assert main(command(folder, tiny / "data", tmp_path / "result.json", *more)) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "message"),
+    [
+        ("world", "What?", "prompt.txt: expected {question} in the prompt"),
+        ("world", "", "prompt.txt: expected {question} in the prompt"),
+        ("world", "Look.\n{questions}", "prompt.txt:2: {questions} is no field; did you mean {question}?"),
+        ("world", "{Question}", "prompt.txt:1: {Question} is no field; did you mean {question}?"),
+        ("world", "{question}\n{ question }", "prompt.txt:2: { question } is no field"),
+        ("world", "{question} {subtitle}", "{subtitle} is no field; did you mean {subtitles}?"),
+        ("videomme", "{question}", "prompt.txt: expected {options} in the prompt"),
+        ("videomme", "Which?", "prompt.txt: expected {question} and {options} in the prompt"),
+        ("videomme", "{question} {option}", "{option} is no field; did you mean {options}?"),
+    ],
+)
+def test_a_prompt_that_does_not_ask_is_refused(tiny, folder, tmp_path, capsys, task, text, message):
+    data, prompt = tiny / "data" if task == "world" else tmp_path / "data", tmp_path / "prompt.txt"
+    if task == "videomme":
+        videomme(data, tiny)
+    prompt.write_text(text)
+    _, *words = command(folder, data, tmp_path / "result.json", "--prompt", prompt)
+    assert main([task, *words]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.glob("result*"))
 
 
 def test_brackets_in_names_are_no_markup(tiny, folder, tmp_path, capsys):
