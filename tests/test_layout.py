@@ -111,6 +111,14 @@ def test_names_of_test_files_are_unique():
     assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
 
 
+def test_nothing_is_imported_from_a_conftest():
+    """There are several, and which one the name means depends on the order of the tests."""
+    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    assert [
+        str(path) for path, text in texts.items() if re.search(r"^(from|import) conftest\b", text, re.M)
+    ] == []
+
+
 # --- everything imports ---
 
 OPTIONAL = (

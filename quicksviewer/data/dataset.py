@@ -234,7 +234,7 @@ class LazySupervisedDataset(Dataset):
 
     def describe(self, index: int, error: Exception, step: int | None = None, by: str = "train") -> BadRow:
         """A row that has failed, as a line of the ledger."""
-        record, where = None, error.where if isinstance(error, SampleError) else ""
+        record, where = None, self.mixture.where(index)
         with suppress(SampleError):  # no JSON, which is what the error says
             record, where = self.mixture[index]
         uid = record.get("uid") if record is not None else None

@@ -23,6 +23,7 @@ from quicksviewer.eval.metrics import interval, mean
 from quicksviewer.synthetic.corpus import ASK_SEEN, SPLITS, rng_of
 from quicksviewer.synthetic.video import draw_frame
 from quicksviewer.synthetic.world import WorldConfig, draw_world
+from quicksviewer.utils.generation import GREEDY
 from quicksviewer.utils.registry import load_target
 
 BATCH, MOST_TOKENS = 32, 16
@@ -91,7 +92,7 @@ def describe(model, processor, rows: list[dict]) -> list[str]:
     written = model.generate(
         **batch,
         max_new_tokens=MOST_TOKENS,
-        do_sample=False,
+        **GREEDY,
         eos_token_id=processor.stop_ids,
         pad_token_id=processor.pad_id,
     )

@@ -24,10 +24,11 @@ from quicksviewer.eval.report import number
 from quicksviewer.eval.run import report, weights_hash
 from quicksviewer.eval.vqa import majority, type_of, vqa_accuracy
 from quicksviewer.eval.vqa_page import write_page
+from quicksviewer.utils.generation import GREEDY
 from quicksviewer.utils.registry import load_target
 
 LOADER = "quicksviewer.zoo:load_model"
-GREEDY = dict(do_sample=False, num_beams=1, max_new_tokens=16)
+MAX_NEW_TOKENS = 16
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,7 +136,7 @@ def _answer(model, pipeline: DataPipeline, data: PipelineDataset, records: list[
     batch = pipeline.collator(rows)
     inputs = {key: batch[key].to(model.device) for key in ("pixel_values", "input_ids", "attention_mask")}
     with torch.inference_mode():
-        ids = model.eval().generate(**inputs, **GREEDY)
+        ids = model.eval().generate(**inputs, **GREEDY, max_new_tokens=MAX_NEW_TOKENS)
     answers = pipeline.tokenizer.batch_decode(ids, skip_special_tokens=True)
     for record, answer in zip(asked, answers, strict=True):
         record["answer"] = answer.strip()

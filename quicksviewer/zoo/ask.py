@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from quicksviewer.constants import IMAGE_MARK
+from quicksviewer.utils.generation import GREEDY
 from quicksviewer.utils.image import load_image
 from quicksviewer.utils.modules import get_device
 from quicksviewer.utils.registry import lookup
@@ -66,7 +67,7 @@ def _quicksviewer(model, processor, image, text: str) -> str:
 
 def _written(model, processor, batch) -> str:
     batch = batch.to(get_device(model))
-    ids = model.generate(**batch, max_new_tokens=TOKENS, do_sample=False)
+    ids = model.generate(**batch, max_new_tokens=TOKENS, **GREEDY)
     prompt = batch["input_ids"].shape[1]
     return processor.tokenizer.decode(ids[0, prompt:], skip_special_tokens=True).strip()
 

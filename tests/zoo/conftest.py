@@ -6,14 +6,11 @@ import torch
 from PIL import Image
 
 from quicksviewer.synthetic.tiny_vlm import MAKERS, make_vlm
-from quicksviewer.zoo.registry import AUTO, FAMILIES
 
 TEXTS = [
     *("what color is it?", "is there a circle in the picture?", "a picture of", "red", "blue", "green"),
     *("a red circle", "a blue square", "yes", "no", "which shape is on the left?"),
 ]
-CELLS = [(family, task) for family, row in FAMILIES.items() for task in row.tasks if family != AUTO]
-"""Every family and task."""
 
 
 def make_checkpoint(family: str, task: str, folder, tiny) -> None:

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import CELLS
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quicksviewer.utils.modules import quantised_modules
@@ -13,6 +12,8 @@ from quicksviewer.zoo import MODEL_REGISTRY, ModelLoader, load_model, load_model
 from quicksviewer.zoo.ask import ASK, ask
 from quicksviewer.zoo.registry import AUTO, FAMILIES
 
+CELLS = [(family, task) for family, row in FAMILIES.items() for task in row.tasks if family != AUTO]
+"""Every family and task."""
 SINGLE = [cell for number, cell in enumerate(CELLS) if cell[0] not in dict(CELLS[:number])]
 """One task of each family whose tasks share a class, all of BLIP."""
 DISTINCT = sorted({*SINGLE, *(cell for cell in CELLS if cell[0] == "blip")})
