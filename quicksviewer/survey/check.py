@@ -24,6 +24,7 @@ from quicksviewer.data.mixture import spread_subset
 from quicksviewer.data.preprocess import SampleError
 from quicksviewer.survey.report import write_html, write_json
 from quicksviewer.survey.subject import Subject, add_arguments, read_subject
+from quicksviewer.survey.uids import Uids
 from quicksviewer.survey.view import View, view_of
 from quicksviewer.utils.data_util import MediaError
 
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=12, help="rows that the report shows with frames")
     parser.add_argument("--quarantine", help="ledger to read and write (default: that of the run)")
     parser.add_argument(
-        "--duplicates", choices=["warn", "refuse"], default="warn", help="what an id used twice in a file is"
+        "--duplicates", choices=["warn", "refuse"], default="refuse", help="what a row is whose id is taken"
     )
     args, rest = parser.parse_known_args(argv)
     try:
@@ -95,11 +96,11 @@ def check(
     """Look at every row. `samples` of them, spread over the data, carry what is needed to show them."""
     data = subject.dataset(ledger)
     shown = frozenset(spread_subset(len(data), min(samples, len(data))).tolist())
-    verdicts, twice, first_of = [], [], {}
+    verdicts, twice, uids = [], [], Uids()
     for verdict in progress(looked_at(Judged(data, shown), workers), len(data), "rows"):
         if verdict.uid is not None:
-            name = verdict.where.rpartition(":")[0], verdict.uid
-            first = first_of.setdefault(name, verdict.where)
+            at = uids.first(verdict.where.rpartition(":")[0], verdict.uid, verdict.index)
+            first = data.mixture.where(at)
             if first != verdict.where:
                 twice.append((verdict.where, first, verdict.uid))
                 verdict = _refused(data, verdict, first) if refuse_twice and not verdict.bad else verdict

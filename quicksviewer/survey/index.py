@@ -34,8 +34,10 @@ from quicksviewer.survey.lines import (
     read_piece,
     read_processor,
     rows_bytes,
+    without_twice,
 )
 from quicksviewer.survey.probe import ProbeSettings
+from quicksviewer.survey.uids import Uids
 from quicksviewer.utils.config import save_json
 from quicksviewer.utils.data_util import VIDEO_READERS, MediaError
 from quicksviewer.utils.file_hash import HASHES
@@ -69,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     budgets = {"type": int, "nargs": "+", "default": [8, 32, 128, 420], "metavar": "FRAMES"}
     parser.add_argument("--budgets", **budgets, help="frames at which the tokens of videos are told")
     parser.add_argument("--hash", choices=HASHES, default="sampled", help="of media files")
+    parser.add_argument(
+        "--duplicates", choices=["keep", "refuse"], default="refuse", help="what a row is whose id is taken"
+    )
     parser.add_argument("--decoder", choices=VIDEO_READERS, help="default: the processor's, or av")
     parser.add_argument("--seconds", type=float, default=60, help="that one call of a decoder may take")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: this one")
@@ -100,7 +105,8 @@ def write_manifest(args: argparse.Namespace) -> None:
     probes = guarded_media_bytes if args.workers else media_bytes
     run = in_pieces(parts, media, probes, media_bytes_carefully, args.workers)
     follow("media", len(media), run)
-    lines, bad = _join(output, parts, names, [name for name, _ in media], processor, about)
+    uids = Uids() if args.duplicates == "refuse" else None
+    lines, bad = _join(output, parts, names, [name for name, _ in media], processor, about, uids)
     shutil.rmtree(parts)
     print(f"{output}: {lines} lines of {sum(len(one) for _, _, one in sources)} rows, {bad} cannot be used")
 
@@ -163,9 +169,10 @@ def _media_pieces(
 
 
 def _join(
-    output: Path, parts: Path, rows: Sequence[str], media: Sequence[str], processor, about: dict
+    output: Path, parts: Path, rows: Sequence[str], media: Sequence[str], processor, about: dict, uids
 ) -> tuple[int, int]:
-    """Write the manifest from its pieces: number of lines, and of those that cannot be used."""
+    """Write the manifest from its pieces: number of lines, and of those that cannot be used. `uids`: Uids to
+    refuse those that are taken by, or None."""
     arrow, parquet = require("pyarrow", "data"), require("pyarrow.parquet", "data")
     tables = [read_piece(parts / name) for name in media]
     known = arrow.concat_tables(tables) if tables else arrow_schema(PROBED).empty_table()
@@ -176,6 +183,7 @@ def _join(
     with parquet.ParquetWriter(aside, whole, compression="zstd", write_page_checksum=True) as writer:
         for name in rows:
             said = read_piece(parts / name)
+            said = said if uids is None else without_twice(said, uids)
             table = joined(said, known, line_of, processor, about["budgets"], whole)
             writer.write_table(table)
             lines, bad = lines + len(table), bad + len(table) - table["error"].null_count

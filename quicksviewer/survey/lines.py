@@ -13,6 +13,7 @@ from quicksviewer.data.preprocess import MARK_OF, MediumRef, SampleError, parse_
 from quicksviewer.data.sources import open_source
 from quicksviewer.survey.crew import alone
 from quicksviewer.survey.probe import ProbeSettings, probe
+from quicksviewer.survey.uids import Uids
 from quicksviewer.utils.data_util import RootedPath, VideoInfo
 from quicksviewer.utils.registry import require
 from quicksviewer.utils.stores import StoredPath
@@ -106,6 +107,18 @@ def _lines_of(piece: RowsPiece, row: int) -> Iterator[dict]:
     yield from ({**line, "slot": slot, **_said(ref)} for slot, ref in enumerate(sample.media))
     if not sample.media:
         yield line
+
+
+def without_twice(said, uids: Uids):
+    """A Table of SAID in which rows whose id another row of their source has taken say so as their error."""
+    arrow, errors = require("pyarrow", "data"), []
+    names = ("source", "row", "sample", "where", "error")
+    for source, row, uid, where, error in zip(*(said[name].to_pylist() for name in names), strict=True):
+        if error is None and (first := uids.first(str(source), uid, row)) != row:
+            error = f"{where}: uid {uid!r} is that of row {first} (from 0)"
+        errors.append(error)
+    place = said.column_names.index("error")
+    return said.set_column(place, "error", arrow.array(errors, arrow.string()))
 
 
 def _licence(record: dict) -> str | None:

@@ -10,6 +10,8 @@ import av
 import numpy as np
 from PIL import Image
 
+SEEN_TOGETHER = "duplicate id"
+"""The kind that shows beside another row alone: check and index refuse it, training reads what they say."""
 TEXT = [{"from": "human", "value": "Which is first?"}, {"from": "gpt", "value": "red"}]
 
 
@@ -99,6 +101,7 @@ def bad_rows() -> dict[str, str | dict]:
         "huge text": row("huge", answer="red " * 20_000),
         "empty labels": row("silent", answer=" "),
         "wrong image count": row("count", "<image><image> same?", image="good.jpg"),
+        SEEN_TOGETHER: row("good 0", "Who?", "blue"),
     }
 
 
@@ -107,7 +110,6 @@ def odd_rows() -> dict[str, dict]:
     return {
         "1 frame": row("one", video="one.mp4"),
         "header too long": row("longer", video="longer.mp4"),
-        "duplicate id": row("good 0", "Who?", "blue"),
     }
 
 

@@ -59,7 +59,7 @@ def test_the_report_counts_and_names_every_bad_row(recipe, checked):
     assert sum(reason["count"] for reason in report["reasons"]) == bad
     assert 0 < report["learned_tokens"] < report["tokens"] and report["frames"] >= 6 * 2
     assert report["ids_used_twice"] == [
-        {"where": f"{path.parent}/rows.jsonl:27", "first": f"{path.parent}/rows.jsonl:1", "uid": "good 0"}
+        {"where": f"{path.parent}/rows.jsonl:42", "first": f"{path.parent}/rows.jsonl:1", "uid": "good 0"}
     ]
     ledger = Ledger(path.parent / "out" / "quarantine.jsonl")
     assert {one.where for one in ledger} == set(found) and {one.by for one in ledger} == {"check"}
@@ -116,12 +116,15 @@ def test_training_from_the_ledger_looks_at_no_bad_row_again(recipe, checked, tmp
     assert not (tmp_path / "run" / "quarantine.jsonl").exists()
 
 
-def test_ids_used_twice_can_be_refused(recipe, tmp_path):
+def test_ids_used_twice_are_refused_unless_told(recipe, tmp_path):
     ledger = tmp_path / "ledger.jsonl"
-    assert check(recipe[0], tmp_path, "--quarantine", str(ledger), "--duplicates", "refuse") == 1
+    assert check(recipe[0], tmp_path, "--quarantine", str(ledger)) == 1
     refused = [one for one in Ledger(ledger) if "is that of" in one.reason]
-    assert [one.where.rpartition(":")[2] for one in refused] == ["27"]
-    assert len(Ledger(ledger)) == recipe[2] + 1
+    assert [one.where.rpartition(":")[2] for one in refused] == ["42"]
+    kept = tmp_path / "kept.jsonl"
+    assert check(recipe[0], tmp_path, "--quarantine", str(kept), "--duplicates", "warn") == 1
+    assert not [one for one in Ledger(kept) if "is that of" in one.reason]
+    assert (len(Ledger(ledger)), len(Ledger(kept))) == (recipe[2], recipe[2] - 1)
 
 
 def test_good_rows_are_all_usable(tiny, tmp_path, capsys):

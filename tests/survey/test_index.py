@@ -22,7 +22,7 @@ from quicksviewer.data.manifest import Manifest, tokens_at, unpack_counts, unpac
 from quicksviewer.data.manifest_media import ManifestMedia, Outdated
 from quicksviewer.data.mixture import Mixture, parse_mixture
 from quicksviewer.data.packing import Caps
-from quicksviewer.survey import index
+from quicksviewer.survey import index, lines
 from quicksviewer.utils.packets import read_packets
 
 WIDE = Caps(tokens=10_000)
@@ -294,3 +294,14 @@ def test_a_picture_in_the_row_can_be_indexed(world, tmp_path):
     (line,) = Manifest(tmp_path / "manifest.parquet").read("error", "width", "bytes").to_pylist()
     assert line["error"] is None and line["width"] == 40
     assert heeding(tmp_path).load(0)["input_ids"]
+
+
+def test_a_row_whose_id_is_taken_is_refused(own):
+    lines._source.cache_clear()
+    again = {**ROWS[VIDEO], "conversations": ROWS[0]["conversations"], "video": None}
+    (own / "rows.jsonl").write_text("\n".join(json.dumps(record) for record in [*ROWS, again]))
+    for flags, bad in (([], [f"{own}/rows.jsonl:{len(ROWS) + 1}"]), (["--duplicates", "keep"], [])):
+        assert run(own, "--model", own / "model", *flags) == 0
+        table = size_table(mixture_of(own), processor_of(own), WIDE, manifest=own / "manifest.parquet")
+        expected = [f"{where}: uid 'video' is that of row {VIDEO} (from 0)" for where in bad]
+        assert list(table.unusable.values()) == expected
