@@ -10,21 +10,21 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from quicksviewer.model.builder import ADAPTER_WEIGHTS, OTHER_FILE, load_pretrained_model
+from quicksviewer.model.consolidate import write_file
 from quicksviewer.model.export_weights import ADAPTER, WRAPPED, is_adapter
-from quicksviewer.model.raw_weights import SINGLE, copy_others
-from quicksviewer.model.zero_shards import LATEST, shard_files
+from quicksviewer.model.raw_weights import SINGLE, copy_others, read_file
+from quicksviewer.model.zero_join import joined_by_deepspeed
+from quicksviewer.model.zero_shards import LATEST
 from quicksviewer.utils.manifest import check
 
 FOLDER, CLIP, EXPECTED, RECORD = "probe", "clip.mp4", "expected.safetensors", "probe.json"
@@ -130,35 +130,30 @@ def ask_checkpoint(
 ) -> Answer:
     """The answer of a checkpoint whose weights are rounded to `dtype`; None: they stay."""
     with tempfile.TemporaryDirectory(dir=clip.parent) as scratch:
-        folder = _joined_by_deepspeed(checkpoint, Path(scratch)) if from_shards else checkpoint
+        folder = _joined(checkpoint, Path(scratch)) if from_shards else checkpoint
         loaded = load_pretrained_model(str(folder), str(base) if base else None, dtype=torch.float32)
     for weight in loaded.model.parameters() if dtype else ():
         weight.data = weight.data.to(dtype).float()
     return ask(aligned(loaded.model), loaded.processor, clip)
 
 
-def _joined_by_deepspeed(checkpoint: Path, folder: Path) -> Path:
+def _joined(checkpoint: Path, folder: Path) -> Path:
     """The checkpoint with weight files of its shards' weights, joined by DeepSpeed: another code than
     ours."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    shard_files(checkpoint)  # it unpickles them, so they are checked first
-    with redirect_stdout(StringIO()):
-        joined = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint))
+    joined = joined_by_deepspeed(checkpoint)
     copy_others(checkpoint, folder)
     (folder / LATEST).unlink()
-    joined = {name: tensor.clone() for name, tensor in joined.items()}
     if not is_adapter(checkpoint):
-        save_file(joined, folder / SINGLE, metadata={"format": "pt"})
+        write_file(folder / SINGLE, joined)
         return folder
     plain = {n.removeprefix(WRAPPED).replace(".base_layer.", "."): t for n, t in joined.items()}
     others = {name: tensor for name, tensor in plain.items() if not ADAPTER.match(name)}
     others.pop("lm_head.weight", None)
     if (checkpoint / OTHER_FILE).is_file():
-        others = load_file(checkpoint / OTHER_FILE) | others
+        others = read_file(checkpoint / OTHER_FILE).tensors | others
+    write_file(folder / OTHER_FILE, others)
     adapter = {n.replace(".default.", "."): t for n, t in joined.items() if ADAPTER.match(n)}
-    save_file(others, folder / OTHER_FILE)
-    save_file(adapter, folder / ADAPTER_WEIGHTS)
+    write_file(folder / ADAPTER_WEIGHTS, adapter)
     return folder
 
 

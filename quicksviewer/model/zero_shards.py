@@ -10,7 +10,6 @@ The files are pickles. They are opened only if the checkpoint's manifest lists t
 torch's restricted unpickler, memory-mapped: what is not asked for is not read.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from quicksviewer.utils.manifest import MANIFEST, check
 
 LATEST = "latest"
 """DeepSpeed's file that names the folder of shards."""
-SHARD = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_(model|optim)_states\.pt$")
+SHARD = re.compile(r"(?:bf16_)?zero_pp_rank_(0|[1-9]\d*)_mp_rank_00_(model|optim)_states\.pt")
 
 
 def has_shards(checkpoint: Path) -> bool:
@@ -34,16 +33,16 @@ def has_shards(checkpoint: Path) -> bool:
 
 def shard_files(checkpoint: Path) -> dict[str, list[Path]]:
     """Model and optimizer states, in the order of their ranks. ValueError unless a manifest vouches for
-    all."""
-    check(checkpoint)
-    listed = json.loads((checkpoint / MANIFEST).read_text())["files"]
-    tag = (checkpoint / LATEST).read_text().strip()
+    all, and for states that are of no rank: other programs would open them too."""
+    listed, tag = check(checkpoint), (checkpoint / LATEST).read_text().strip()
     found: dict[str, dict[int, Path]] = {"model": {}, "optim": {}}
     for path in sorted((checkpoint / tag).glob("*_states.pt")):
         if path.relative_to(checkpoint).as_posix() not in listed:
             raise ValueError(f"{path} is not in the {MANIFEST} of its checkpoint; it is not opened")
-        if match := SHARD.search(path.name):
-            found[match[2]][int(match[1])] = path
+        match = SHARD.fullmatch(path.name)
+        if match is None or int(match[1]) in found[match[2]]:
+            raise ValueError(f"{path} is none of ZeRO-3's shards, or one of a rank that has another")
+        found[match[2]][int(match[1])] = path
     ranks = [list(range(len(files))) for files in found.values()]
     if not found["optim"] or any(sorted(files) != ranks[0] for files in found.values()):
         raise ValueError(
@@ -57,8 +56,8 @@ def read_shards(checkpoint: Path) -> dict[str, MadeTensor]:
     """Name as DeepSpeed has it -> tensor, trained ones in float32. ValueError for shards that do not fit."""
     files = shard_files(checkpoint)
     try:
-        models = [_opened(path) for path in files["model"]]
-        optims = [_opened(path)["optimizer_state_dict"] for path in files["optim"]]
+        models = [opened(path) for path in files["model"]]
+        optims = [opened(path)["optimizer_state_dict"] for path in files["optim"]]
         return _trained(checkpoint, files, models, optims) | _frozen(models, files["model"][0])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{checkpoint} has shards that are not ZeRO-3's: {error!r}") from error
@@ -114,7 +113,8 @@ def _frozen(models: list[dict], file: Path) -> dict[str, MadeTensor]:
     return found
 
 
-def _opened(path: Path) -> dict:
+def opened(path: Path) -> dict:
+    """What a shard holds, memory-mapped. Nothing in it runs: ValueError for what is no plain data."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
 

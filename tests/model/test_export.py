@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -26,8 +27,9 @@ from quicksviewer.model.chat_jinja import chat_template
 from quicksviewer.model.export import export
 from quicksviewer.model.export_probe import Answer, Proof, aligned, verify
 from quicksviewer.model.export_weights import weights_of
+from quicksviewer.model.folder_aside import folder_aside
 from quicksviewer.model.made_weights import load
-from quicksviewer.utils.manifest import MANIFEST, check
+from quicksviewer.utils.manifest import MANIFEST, check, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +215,46 @@ def verify_logit(out: Path) -> float:
 # --- refused, failed, killed ---
 
 
+class Evil:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (open, (str(self.trace), "w"))
+
+
+@pytest.mark.parametrize("name", ["a_optim_states.pt", "x_zero_pp_rank_0_mp_rank_00_model_states.pt"])
+def test_nothing_that_lies_beside_shards_is_run_by_an_export(lora_run, tmp_path, capsys, name):
+    checkpoint, trace = tmp_path / "checkpoint", tmp_path / "trace"
+    shutil.copytree(lora_run / "checkpoint-2", checkpoint)
+    torch.save({"optimizer_state_dict": Evil(trace)}, checkpoint / (checkpoint / "latest").read_text() / name)
+    write_manifest(checkpoint)
+    assert word.main([str(checkpoint), str(tmp_path / "made"), "--masters"]) == 1
+    assert f"{name} is none of ZeRO-3's shards" in capsys.readouterr().err
+    assert not trace.exists() and not (tmp_path / "made").exists()
+
+
+def test_the_proof_opens_shards_without_running_them(lora_run, tmp_path, monkeypatch):
+    """A file that takes the place of a shard after our own reader has seen it."""
+    checkpoint, trace = tmp_path / "checkpoint", tmp_path / "trace"
+    shutil.copytree(lora_run / "checkpoint-2", checkpoint)
+    shard = next(checkpoint.glob("*/zero_pp_rank_1_*_optim_states.pt"))
+
+    def then_swap(*words):
+        write_settings(*words)
+        shard.unlink()
+        torch.save({"optimizer_state_dict": Evil(trace)}, shard)
+        write_manifest(checkpoint)
+
+    write_settings = word.write_settings
+    monkeypatch.setattr(word, "write_settings", then_swap)
+    with pytest.raises(ValueError, match=f"{shard.name} cannot be read"):
+        export(checkpoint, tmp_path / "made", masters=True)
+    assert not trace.exists() and {p.name for p in tmp_path.iterdir()} == {"checkpoint"}
+
+
 def test_a_model_that_came_out_different_is_not_kept(lora_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export_probe, "ask_folder", ask_here)
     monkeypatch.setattr(export_weights, "merge", lambda checkpoint, layer, weight, parts: weight)
@@ -245,6 +287,9 @@ def test_what_cannot_be_exported_is_refused_with_names(tiny, lora_run, tmp_path,
         export(copy, out)
     with pytest.raises(ValueError, match="exists"):
         export(lora_run, copy)
+    with folder_aside(out), pytest.raises(ValueError, match=r"another run is writing .*made"):
+        export(lora_run, out)
+    (tmp_path / "made.partial").rmdir()
     assert not out.exists() and not (tmp_path / "made.partial").exists()
 
 

@@ -1,6 +1,7 @@
 """Adapters are merged as PEFT does it, shards joined as DeepSpeed does it; what lies in them never runs."""
 
 import importlib.util
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from safetensors.torch import load_file
 from tiny_world import fresh
 
 from quicksviewer.model.builder import load_pretrained_model, new_model, quantization
+from quicksviewer.model.consolidate import write_file
 from quicksviewer.model.export_weights import weights_of
 from quicksviewer.model.made_weights import load
+from quicksviewer.model.zero_join import joined_by_deepspeed
 from quicksviewer.model.zero_shards import read_shards
 from quicksviewer.utils.manifest import MANIFEST, write_manifest
 
@@ -139,6 +142,34 @@ def test_shards_are_joined_as_by_deepspeed(tmp_path):
         assert torch.equal(found[name], tensor) and torch.equal(reference[name], tensor), name
 
 
+def test_deepspeed_joins_one_tensor_at_a_time_and_opens_shards_alone(tmp_path, monkeypatch):
+    from deepspeed.utils import zero_to_fp32
+
+    wanted, alive = write_shards(tmp_path / "[ab]"), []
+    gather = zero_to_fp32.GatheredTensor.contiguous
+
+    def watched(tensor):
+        assert [made for made in alive if made() is not None] == []
+        made = gather(tensor)
+        alive.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(zero_to_fp32.GatheredTensor, "contiguous", watched)
+    hidden = tmp_path / "a" / "global_step1"  # what the pattern [ab] would find
+    with pytest.raises(FileNotFoundError, match="can't find"):
+        joined_by_deepspeed(tmp_path / "[ab]")
+    hidden.mkdir(parents=True)
+    for path in (tmp_path / "[ab]" / "global_step1").iterdir():
+        (hidden / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match="none of the shards"):
+        joined_by_deepspeed(tmp_path / "[ab]")
+    write_file(tmp_path / "joined", joined_by_deepspeed((tmp_path / "[ab]").rename(tmp_path / "b")))
+    assert len(alive) == 4 and zero_to_fp32.torch is torch
+    found = load_file(tmp_path / "joined")
+    assert found.keys() == wanted.keys()
+    assert [name for name, tensor in wanted.items() if not torch.equal(found[name], tensor)] == []
+
+
 class Evil:
     def __init__(self, path):
         self.path = path
@@ -160,10 +191,30 @@ def test_nothing_is_opened_that_no_manifest_lists_and_code_never_runs(tmp_path):
     write_manifest(tmp_path / "a")  # even a file that a manifest lists can run no code
     with pytest.raises(ValueError, match="cannot be read"):
         read_shards(tmp_path / "a")
+    with pytest.raises(ValueError, match="cannot be read"):
+        joined_by_deepspeed(tmp_path / "a")
+    (shards / "zero_pp_rank_0_mp_rank_00_optim_states.pt").rename(shards / "a_optim_states.pt")
+    write_manifest(tmp_path / "a")
+    for reader in (read_shards, joined_by_deepspeed):
+        with pytest.raises(ValueError, match="a_optim_states.pt is none of ZeRO-3's shards"):
+            reader(tmp_path / "a")
     (tmp_path / "a" / MANIFEST).unlink()
     with pytest.raises(ValueError, match=f"has no {MANIFEST}"):
         read_shards(tmp_path / "a")
     assert not trace.exists()
+
+
+def test_a_rank_has_one_shard_of_a_kind(tmp_path):
+    write_shards(tmp_path)
+    for path in (tmp_path / "global_step1").glob("*_optim_states.pt"):
+        path.rename(path.with_name(f"bf16_{path.name}"))
+    write_manifest(tmp_path)
+    assert read_shards(tmp_path).keys() == set("abcdef")
+    whole = tmp_path / "global_step1" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    (whole.with_name(whole.name.removeprefix("bf16_"))).write_bytes(whole.read_bytes())
+    write_manifest(tmp_path)
+    with pytest.raises(ValueError, match="of a rank that has another"):
+        read_shards(tmp_path)
 
 
 def test_shards_of_missing_ranks_are_refused(tmp_path):

@@ -18,6 +18,7 @@ from quicksviewer.model import unpickle_child
 from quicksviewer.model.builder import load_pretrained_model, new_model, read_tower
 from quicksviewer.model.config import MultimodalConfig, published
 from quicksviewer.model.export_probe import aligned
+from quicksviewer.model.folder_aside import folder_aside
 from quicksviewer.model.import_config import REQUIRED, TEMPLATES_OF, tower_config
 from quicksviewer.model.import_pickles import PICKLE, PICKLE_INDEX, read_weights, unpickle
 from quicksviewer.model.import_published import import_published
@@ -192,6 +193,11 @@ def test_missing_unknown_and_misshapen_tensors_are_all_named(tiny, folder, tmp_p
 def test_a_config_of_another_behaviour_is_refused(tiny, folder, tmp_path, name):
     change_config(folder, **{name: {"mm_resampler_type": "spatial_pool"}.get(name, 2)})
     with pytest.raises(ValueError, match=f"{name} = "):
+        import_published(folder, tmp_path / "made", tiny / "siglip")
+
+
+def test_a_second_run_to_one_folder_is_refused(tiny, folder, tmp_path):
+    with folder_aside(tmp_path / "made"), pytest.raises(ValueError, match=r"another run is writing .*made"):
         import_published(folder, tmp_path / "made", tiny / "siglip")
 
 
