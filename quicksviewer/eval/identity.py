@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,18 +12,35 @@ import torch
 
 import quicksviewer
 from quicksviewer.model.builder import ADAPTER_FILE
+from quicksviewer.utils.commit import commit_of
+from quicksviewer.utils.manifest import sha256_of
 
 PACKAGE = Path(quicksviewer.__file__).parent
+WEIGHTS = ".safetensors"
+MODEL_FILES = (
+    *(
+        f"*{WEIGHTS}",
+        f"*{WEIGHTS}.index.json",
+        "config.json",
+        "generation_config.json",
+        "adapter_config.json",
+    ),
+    *("processor_config.json", "*preprocessor_config.json", "chat_template*", "tokenizer*", "*.model"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.tiktoken"),
+)
+"""Files of a checkpoint on which its answers depend; results and the states of a run may lie beside them."""
 
 
 def weights_hash(folder: str | Path) -> str:
-    """SHA-256 over the weight files of a checkpoint, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
+    """SHA-256 over all files that make a model what it is: weights, settings, words, with their names.
+    ValueError for a folder without weight files that can be read."""
+    paths = sorted({path for pattern in MODEL_FILES for path in Path(folder).glob(pattern) if path.is_file()})
+    if not any(path.suffix == WEIGHTS for path in paths):
+        raise ValueError(f"{folder} has no weight files (*{WEIGHTS}); other formats are not read")
+    whole = hashlib.sha256()
+    for path in paths:
+        whole.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return whole.hexdigest()
 
 
 def model_facts(folder: str, base: str | None) -> dict[str, str]:
@@ -39,24 +55,10 @@ def model_facts(folder: str, base: str | None) -> dict[str, str]:
 
 @cache
 def code_facts(package: Path = PACKAGE) -> str:
-    """The version, and the commit where the package lies in a git checkout of its own: "0.1.0+1234abc"; with
-    "+changes" where files of the package are not as committed."""
-    if not (package.parent / ".git").exists():
-        return quicksviewer.__version__
-    commit = _git(package, "rev-parse", "HEAD")
-    if commit is None:
-        return quicksviewer.__version__
-    changed = _git(package, "status", "--porcelain", "--", ".")
-    return f"{quicksviewer.__version__}+{commit}{'+changes' if changed else ''}"
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    """What git says, None where it is not there or refuses."""
-    try:
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    """The version, and the commit where it is known: "0.1.0+1234abc"; with "+changes" where files of the
+    package are not as committed."""
+    commit = commit_of(package)
+    return f"{quicksviewer.__version__}+{commit}" if commit else quicksviewer.__version__
 
 
 def machine_facts(device: str) -> dict[str, str]:

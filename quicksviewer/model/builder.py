@@ -105,6 +105,7 @@ def new_model(
     config_class, model_class = _classes(BACKBONES, read_model_type(language_model))
     tokenizer = AutoTokenizer.from_pretrained(language_model, local_files_only=True)
     mm = new_mm_config(tokenizer, read_tower(vision_tower), overrides)
+    _check_format(vision_tower)
     plain, _ = config_class.get_config_dict(language_model, local_files_only=True)
     config = config_class(**{key: value for key, value in plain.items() if key != "model_type"})
     model = _from_pretrained(model_class, language_model, config, **load)
@@ -153,17 +154,24 @@ def _classes(table: dict, model_type: str):
 
 def _from_pretrained(model_class, folder, config, dtype=None, attn_implementation=None, quantization=None):
     """transformers' loader, with a refusal where it would only warn: every weight must come from the
-    folder."""
+    folder, and from its safetensors files. Nothing is unpickled."""
     extra = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization is not None:
         extra |= {"quantization_config": quantization, "device_map": {"": _current_device()}}
     extra |= dict(dtype=dtype or "auto", local_files_only=True, output_loading_info=True)
+    extra["use_safetensors"] = True
     with _readable(folder):
         model, report = model_class.from_pretrained(folder, config=config, **extra)
     _without_repacking(model)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     _check_weights(folder, set(report["missing_keys"]) - tied, report["unexpected_keys"])
     return model
+
+
+def _check_format(folder: str | Path, pattern: str = "*.safetensors") -> None:
+    """ValueError for a folder in which the libraries would go on to look for a pickle."""
+    if not any(Path(folder).glob(pattern)):
+        raise ValueError(f"{folder} has no {pattern}; other formats of weights are not read")
 
 
 @contextmanager
@@ -207,6 +215,7 @@ def _with_adapter(model, folder):
     """The model with the LoRA adapter of a folder; PEFT would only warn of weights that are not there."""
     from peft import PeftModel, get_peft_model_state_dict
 
+    _check_format(folder, ADAPTER_WEIGHTS)
     peft = PeftModel.from_pretrained(model, folder, local_files_only=True)
     with safe_open(Path(folder) / ADAPTER_WEIGHTS, "pt") as file:
         _check_weights(Path(folder) / ADAPTER_WEIGHTS, get_peft_model_state_dict(peft).keys() - file.keys())

@@ -1,7 +1,6 @@
 """The model card of an exported folder: README.md with the facts of the run, read from what the run wrote."""
 
 import json
-import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import yaml
 
 from quicksviewer.model.export_probe import FOLDER, NEW_TOKENS, Proof
 from quicksviewer.model.export_weights import Weights
+from quicksviewer.utils.commit import commit_of
 from quicksviewer.utils.manifest import sha256_of
 
 VERSIONS = ("quicksviewer", "torch", "transformers", "peft", "deepspeed", "av")
@@ -137,23 +137,8 @@ def _versions() -> list[tuple[str, str]]:
             rows.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             continue
-    commit = _commit()
+    commit = commit_of(Path(__file__).parents[1])
     return [*rows, ("commit", commit)] if commit else rows
-
-
-def _commit() -> str | None:
-    """Of the checkout that this package lies in; with a plus sign where tracked files have changed."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        told = [
-            subprocess.run([*git, *words], capture_output=True, text=True, timeout=30)
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "."))
-        ]
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if any(done.returncode for done in told):
-        return None
-    return told[0].stdout.strip() + ("+" if told[1].stdout.strip() else "")
 
 
 def _read(checkpoint: Path, name: str):

@@ -267,18 +267,49 @@ def test_nothing_has_no_mean():
     assert estimate([], "accuracy", 1.0) == (None, None, None)
 
 
-def test_the_hash_is_that_of_the_weight_files_in_order(tmp_path):
-    for name, content in (("b.safetensors", b"2"), ("a.safetensors", b"1"), ("c.json", b"3")):
-        (tmp_path / name).write_bytes(content)
-    assert weights_hash(str(tmp_path)) == hashlib.sha256(b"12").hexdigest()
+def test_the_hash_is_that_of_all_files_on_which_answers_depend(tmp_path):
+    texts = {"b.safetensors": "2", "a.safetensors": "1", "config.json": "3", "tokenizer.json": "4"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    lines = [f"{n} {hashlib.sha256(t.encode()).hexdigest()}\n" for n, t in sorted(texts.items())]
+    before = weights_hash(str(tmp_path))
+    assert before == hashlib.sha256("".join(lines).encode()).hexdigest()
+    for beside in ("eval_world.json", "trainer_state.json", "README.md"):
+        (tmp_path / beside).write_text("x")
+    assert weights_hash(tmp_path) == before
+    for name in (*texts, "processor_config.json", "tokenizer_config.json", "chat_template.jinja"):
+        was = texts.get(name)
+        (tmp_path / name).write_text("other")
+        assert weights_hash(tmp_path) != before, name
+        (tmp_path / name).write_text(was) if was else (tmp_path / name).unlink()
+    (tmp_path / "a.safetensors").rename(tmp_path / "c.safetensors")
+    assert weights_hash(tmp_path) != before
 
 
-def test_the_code_is_named_by_its_commit_where_there_is_one(tmp_path):
+def test_a_folder_without_weights_that_are_read_has_no_hash(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"has no weight files \(\*.safetensors\)"):
+        weights_hash(tmp_path)
+
+
+def test_an_image_without_a_checkout_is_told_its_commit(tmp_path, monkeypatch):
+    version = identity.quicksviewer.__version__
+    for told, wanted in (("", version), ("1234abc", f"{version}+1234abc")):
+        monkeypatch.setenv("QUICKSVIEWER_COMMIT", told)
+        code_facts.cache_clear()
+        assert code_facts(tmp_path / "package") == wanted
+    code_facts.cache_clear()
+
+
+def test_the_code_is_named_by_its_commit_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("QUICKSVIEWER_COMMIT", raising=False)
     package = tmp_path / "package"
     package.mkdir()
     version = identity.quicksviewer.__version__
     assert code_facts(package) == version
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    monkeypatch.setenv("QUICKSVIEWER_COMMIT", "of an image")  # a checkout knows better
     (package / "x.py").write_text("1")
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], cwd=tmp_path, check=True)

@@ -174,6 +174,27 @@ def test_a_damaged_weight_file_is_named(tiny, tmp_path, checkpoint, damage):
         new_model(str(tiny / "qwen2"), str(tower), MM, "plain", {})
 
 
+def pickled(folder, name: str, other: str) -> None:
+    """The same weights in the format that is not read."""
+    torch.save(load_file(folder / name), folder / other)
+    (folder / name).unlink()
+
+
+def test_weights_that_would_have_to_be_unpickled_are_refused(tiny, tmp_path, checkpoint, lora, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
+    tower = shutil.copytree(tiny / "siglip", tmp_path / "tower")
+    llm = shutil.copytree(tiny / "qwen2", tmp_path / "llm")
+    for folder in (checkpoint, tower, llm):
+        pickled(folder, "model.safetensors", "pytorch_model.bin")
+    pickled(lora, ADAPTER_WEIGHTS, "adapter_model.bin")
+    for folder in (checkpoint, lora):
+        with pytest.raises((ValueError, OSError), match=str(folder)):
+            load_pretrained_model(str(folder))
+    for words, found in (((tiny / "qwen2", tower), tower), ((llm, tiny / "siglip"), llm)):
+        with pytest.raises((ValueError, OSError), match=str(found)):
+            new_model(*map(str, words), MM, "plain", {})
+
+
 def test_timestamps_need_words_of_the_language_model(tiny, tmp_path):
     AutoTokenizer.from_pretrained(tiny / "qwen2").save_pretrained(tmp_path)
     Qwen2ForCausalLM(Qwen2Config(**TEXT, num_key_value_heads=1)).save_pretrained(tmp_path)
