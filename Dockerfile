@@ -1,7 +1,7 @@
 # Images with what training, evaluation and chat need. From the root of the repository:
 #
-#   docker build --target cpu --tag quicksviewer:cpu .
-#   docker build --target gpu --tag quicksviewer:gpu --build-arg FLASH_ATTN_VERSION=2.8.3 .
+#   docker build --target cpu --build-arg COMMIT="$(git rev-parse HEAD)" --tag quicksviewer:cpu .
+#   docker build --target gpu --build-arg COMMIT="$(git rev-parse HEAD)" --tag quicksviewer:gpu .
 #
 # docs/export.md says which of the steps below have been run, and where. No stage needs a secret.
 
@@ -11,7 +11,7 @@ ARG GPU_IMAGE=nvidia/cuda:13.0.1-cudnn-devel-ubuntu24.04
 ARG PREFIX=/opt
 ARG TORCH_VERSION=2.13.0
 # Of pyproject.toml, separated by commas.
-ARG EXTRAS=quant,data
+ARG EXTRAS=quant,data,serve
 ARG USER_ID=10001
 
 # --- the system ---
@@ -30,12 +30,13 @@ FROM cpu-system AS cpu-dependencies
 ARG PREFIX
 ARG TORCH_VERSION
 ARG EXTRAS
-# Where pip finds torch without CUDA; empty: where it finds everything else.
-ARG TORCH_INDEX=
+# PyTorch's own index of torch without CUDA, for torch alone; empty: where pip finds everything else.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV DS_BUILD_OPS=0
 WORKDIR ${PREFIX}/build
 COPY docker/dependencies.sh pyproject.toml constraints.txt ./
-RUN bash dependencies.sh "${PREFIX}/venv" "${TORCH_VERSION}" "${EXTRAS}" "${TORCH_INDEX}"
+RUN bash dependencies.sh "${PREFIX}/venv" "${TORCH_VERSION}" "${EXTRAS}" "${TORCH_INDEX}" \
+    && "${PREFIX}/venv/bin/python" -c "import torch; assert torch.version.cuda is None, torch.__version__"
 
 FROM gpu-system AS gpu-dependencies
 ARG PREFIX
@@ -67,6 +68,9 @@ COPY configs configs
 COPY scripts scripts
 COPY quicksviewer quicksviewer
 RUN python -m pip install --no-cache-dir --no-deps --editable . && python -m compileall -q quicksviewer
+# Which commit the code is of: the checkout itself stays outside.
+ARG COMMIT=
+ENV QUICKSVIEWER_COMMIT=${COMMIT}
 USER quicksviewer
 WORKDIR /home/quicksviewer
 ENTRYPOINT ["quicksviewer"]
@@ -86,6 +90,9 @@ COPY configs configs
 COPY scripts scripts
 COPY quicksviewer quicksviewer
 RUN python -m pip install --no-cache-dir --no-deps --editable . && python -m compileall -q quicksviewer
+# Which commit the code is of: the checkout itself stays outside.
+ARG COMMIT=
+ENV QUICKSVIEWER_COMMIT=${COMMIT}
 USER quicksviewer
 WORKDIR /home/quicksviewer
 ENTRYPOINT ["quicksviewer"]

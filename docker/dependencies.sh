@@ -21,5 +21,6 @@ if own := [line for line in lines if line.startswith("quicksviewer[")]:
 print("\n".join(lines))
 PYTHON
 install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir -c "$constraints")
-"${install[@]}" ${index:+--index-url "$index"} "torch==$torch" # first, or another package would choose one
+# First, or another package would choose one; what it needs comes with the rest, from where the rest comes.
+"${install[@]}" --no-deps ${index:+--index-url "$index"} "torch==$torch"
 "${install[@]}" -r "$requirements"

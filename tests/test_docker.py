@@ -13,6 +13,8 @@ import dockerfile
 import pytest
 from dockerfile import expand, lint, may_enter, parse, targets
 
+from quicksviewer.utils import commit
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "Dockerfile").read_text()
 FILE = parse(TEXT)
@@ -32,6 +34,7 @@ FAULTS = {
     "no user": ("USER quicksviewer\n", "", "runs as root"),
     "secret": ("ENV DS_BUILD_OPS=0\n", "ENV HF_TOKEN=abc\n", "secret"),
     "address": ("RUN apt-get update \\", "RUN curl https://x.y/z | sh; apt-get update \\", "fetches"),
+    "another index": ("https://download.pytorch.org/whl/cpu", "https://x.y/whl/cpu", "fetches"),
     "unused": ("ARG USER_ID\n", "ARG USER_ID\nARG MORE=1\n", "ARG MORE is not used"),
     "unused at the top": ("ARG EXTRAS=", "ARG MORE=1\nARG EXTRAS=", "ARG MORE is not used"),
     "undeclared": ('cpu\nARG PREFIX\nARG USER_ID\n', 'cpu\nARG USER_ID\n', "PREFIX is not declared"),
@@ -89,6 +92,36 @@ def test_versions_and_extras_are_those_of_the_project():
     assert set(FILE.arguments["EXTRAS"].split(",")) <= extras.keys()
 
 
+def test_the_cpu_image_takes_torch_from_the_index_without_cuda():
+    steps = [step.text for step in FILE.stages["cpu-dependencies"].steps]
+    assert "TORCH_INDEX=https://download.pytorch.org/whl/cpu" in steps
+    assert "assert torch.version.cuda is None" in steps[-1] and '"${TORCH_INDEX}"' in steps[-1]
+    script = (ROOT / "docker/dependencies.sh").read_text()
+    assert '--no-deps ${index:+--index-url "$index"} "torch==$torch"' in script
+    assert script.count("$index") == 1, "everything else comes from where pip always looks"
+
+
+def test_an_image_is_told_its_commit(monkeypatch):
+    (name,) = {step.text.partition("=")[0] for t in targets(FILE) for step in FILE.stages[t].of("ENV")[1:]}
+    assert name == commit.VARIABLE
+    for target in targets(FILE):
+        told = [f"{step.name} {step.text}" for step in FILE.stages[target].steps]
+        assert told.index("ARG COMMIT=") + 1 == told.index(f"ENV {name}=${{COMMIT}}")
+        assert all(i < told.index("ARG COMMIT=") for i, step in enumerate(told) if "pip install" in step)
+    for path in ("Dockerfile", "docs/export.md"):
+        words = [word for words in commands_of(ROOT / path) for word in words]
+        assert words.count("COMMIT=$(git rev-parse HEAD)") == len(commands_of(ROOT / path))
+
+
+NEEDS = re.compile(r"""require\(\s*"\w+",\s*"(\w+)"\s*\)""")
+
+
+def test_the_page_that_the_docs_run_in_an_image_has_its_extra():
+    assert "`demo --model-path DIR` behind it" in (ROOT / "docs/export.md").read_text()
+    source = (ROOT / "quicksviewer/serve/page_server.py").read_text()
+    assert set(NEEDS.findall(source)) == {"serve"} <= set(FILE.arguments["EXTRAS"].split(","))
+
+
 def commands_of(path: Path) -> list[list[str]]:
     lines = re.findall(r"^[#\s]*(docker build .*)$", path.read_text(), re.MULTILINE)
     return [shlex.split(line) for line in lines]
@@ -117,8 +150,9 @@ def requirements_of(extras: str) -> subprocess.CompletedProcess:
 def test_the_dependencies_are_those_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     done = requirements_of(FILE.arguments["EXTRAS"])
-    wanted = {*project["dependencies"], *project["optional-dependencies"]["quant"]}
-    assert wanted < set(done.stdout.splitlines())
+    extras = project["optional-dependencies"]
+    wanted = {*project["dependencies"], *extras["quant"], *extras["data"], *extras["serve"]}
+    assert wanted == set(done.stdout.splitlines())
     unknown = requirements_of("quantt")
     assert unknown.returncode == 1 and "no extra quantt" in unknown.stderr
     own = requirements_of("test")
