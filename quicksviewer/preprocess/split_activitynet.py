@@ -9,24 +9,25 @@ seconds of which video each is. Scenes shorter than --min_seconds are left out, 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from quicksviewer.preprocess.convert import absolute, add_means, guarded
 from quicksviewer.preprocess.files import Place
 from quicksviewer.preprocess.index import VIDEO_SUFFIXES
 from quicksviewer.preprocess.job import Means, run_all
+from quicksviewer.preprocess.scenes import SCENE_READER
 from quicksviewer.preprocess.task import LEDGER, to_line
-from quicksviewer.utils.data_util import MediaError, MediaLimits, RootedPath, open_medium
+from quicksviewer.utils.data_util import MediaError, MediaLimits, RootedPath, open_medium, open_video
+from quicksviewer.utils.decode_pool import IsolatedReader
 from quicksviewer.utils.media import VIDEO_KINDS
-from quicksviewer.utils.media_gate import MediaFile
 from quicksviewer.utils.registry import require
 
 SCENES, MIN_SECONDS = "scenes.jsonl", 5.0
-QUALITY = {"crf": "18", "preset": "veryfast"}
+LEAST_SECONDS, SLOWNESS = 300.0, 4.0
+"""Seconds that a video may take, and more for each second that it lasts."""
+MAX_CLIP = 2**30
+"""Bytes of a clip."""
 
 
 @dataclass(frozen=True)
@@ -45,83 +46,31 @@ class SplitTask:
         if place.exists(done):
             return json.loads(place.read(done))
         try:
-            with open_medium(RootedPath(self.videos, self.video), VIDEO_KINDS, MediaLimits()) as medium:
-                summary = self._split(medium, place, stem)
+            summary = self._split(RootedPath(self.videos, self.video), place, stem)
         except MediaError as error:
             return {"video": self.video, "scenes": [], "short": 0, "failed": str(error)}
         place.write(done, to_line(summary))
         return summary
 
-    def _split(self, medium: MediaFile, place: Place, stem: str) -> dict:
+    def _split(self, path: RootedPath, place: Place, stem: str) -> dict:
+        """In a child that is killed when it takes too long. MediaError."""
+        with open_video(path, limits=MediaLimits(isolation="process")) as video:
+            limits = allowance(video.probe().duration)
         rows, short = [], 0
-        for start, end in find_scenes(medium):
-            if end - start < self.min_seconds:
-                short += 1
-                continue
-            clip = f"{stem}/{len(rows):04d}.mp4"
-            with place.writing(clip) as file:
-                cut(medium, file, start, end)
-            rows.append({"video": self.video, "clip": clip, "start_sec": start, "end_sec": end})
+        with IsolatedReader(SCENE_READER, open_medium(path, VIDEO_KINDS, limits), limits) as video:
+            for start, end in video.make({"what": "scenes"}, room=1)[0]:
+                if end - start < self.min_seconds:
+                    short += 1
+                    continue
+                clip = f"{stem}/{len(rows):04d}.mp4"
+                place.write(clip, video.make({"what": "clip", "start": start, "end": end}, MAX_CLIP)[1])
+                rows.append({"video": self.video, "clip": clip, "start_sec": start, "end_sec": end})
         return {"video": self.video, "scenes": rows, "short": short, "failed": None}
 
 
-def _from_start(medium: MediaFile) -> BinaryIO:
-    file = medium.reader()
-    file.seek(0)  # its readers share one position
-    return file
-
-
-def find_scenes(medium: MediaFile) -> list[tuple[float, float]]:
-    """Scenes of a video in seconds, one behind the other; a video without a cut is one. MediaError."""
-    import av
-
-    detect = require("scenedetect", "data")
-    backend = require("scenedetect.backends.pyav", "data")
-    try:
-        with _from_start(medium) as file:
-            manager = detect.SceneManager()
-            manager.add_detector(detect.AdaptiveDetector())
-            manager.detect_scenes(backend.VideoStreamAv(file, threading_mode="SLICE", suppress_output=True))
-            scenes = manager.get_scene_list(start_in_scene=True)
-    except (av.FFmpegError, detect.VideoOpenFailure, OSError) as error:
-        raise MediaError(medium.name, f"cannot be decoded: {error}") from error
-    return [(start.seconds, end.seconds) for start, end in scenes]
-
-
-def cut(medium: MediaFile, target, start: float, end: float) -> None:
-    """Write the frames on screen in [start, end) as an mp4. Exact to the frame, so they are encoded anew."""
-    import av
-
-    try:
-        with _from_start(medium) as file, av.open(file) as source, av.open(target, "w", format="mp4") as clip:
-            video = source.streams.video[0]
-            stream = clip.add_stream("libx264", rate=video.average_rate or 25, options=QUALITY)
-            stream.width, stream.height = (
-                video.codec_context.width // 2 * 2,
-                video.codec_context.height // 2 * 2,
-            )
-            stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
-            stream.codec_context.time_base = Fraction(1, 90_000)
-            for frame in _frames(source, video, start, end):
-                clip.mux(stream.encode(frame))
-            clip.mux(stream.encode())
-    except av.FFmpegError as error:
-        raise MediaError(medium.name, f"cannot be decoded: {error}") from error
-
-
-def _frames(source, video, start: float, end: float) -> Iterator:
-    """Frames of the clip, timed from its start."""
-    first = float((video.start_time or 0) * video.time_base)
-    if start > 0:
-        source.seek(int((start + first) / video.time_base), stream=video)
-    for frame in source.decode(video):
-        second = frame.time - first
-        if second >= end - 1e-6:
-            return
-        if second >= start - 1e-6:
-            frame.pts, frame.time_base = round((second - start) * 90_000), Fraction(1, 90_000)
-            frame.pict_type = 0
-            yield frame
+def allowance(duration: float) -> MediaLimits:
+    """Of a video of so many seconds: all of it is decoded twice and encoded once."""
+    return MediaLimits(isolation="process", decode_seconds=LEAST_SECONDS + SLOWNESS * duration)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -30,6 +30,8 @@ from quicksviewer.utils.data_util import (
 from quicksviewer.utils.tsv import LAST, NAMES, OFFSETS, ROWS, STORE_FPS, rebuild_index
 
 VIDEOS_PER_TASK = 16
+DECODE_SECONDS = 4 * 3600.0
+"""For a video, of which every second is looked at."""
 DONE = "done.json"
 FRAME_ROWS = {"video": TEXT, "images": many(TEXT)}
 """Rows that bring their frames: a name and base64 JPEG pictures, one per second."""
@@ -107,9 +109,8 @@ class FramesTask:
         if not root.exists(path):
             raise MediaError(name, f"is not below {self.media_root}")
         with opened_medium(root, path) as medium:
-            yield from seconds_of(
-                medium, self.decoder, self.frame_side, MediaLimits(isolation=self.isolation)
-            )
+            limits = MediaLimits(isolation=self.isolation, decode_seconds=DECODE_SECONDS)
+            yield from seconds_of(medium, self.decoder, self.frame_side, limits)
 
 
 def _jpegs(texts: list[str]) -> Iterator[bytes]:

@@ -25,10 +25,11 @@ from quicksviewer.preprocess.converter import (
     cache_name,
 )
 from quicksviewer.preprocess.files import Place
+from quicksviewer.preprocess.gif import gif_to_mp4
 from quicksviewer.preprocess.reading import Shard, Unreadable, rows_of
 from quicksviewer.preprocess.schema import SchemaError, check_row
 from quicksviewer.preprocess.tables import find
-from quicksviewer.preprocess.utils import EXTENSIONS, check_medium, gif_to_mp4, inside, opened_medium
+from quicksviewer.preprocess.utils import EXTENSIONS, check_medium, inside, opened_medium
 from quicksviewer.utils.data_util import MediaError, MediaLimits, load_image, open_medium, open_video
 from quicksviewer.utils.media import IMAGE_KINDS, VIDEO_KINDS
 

@@ -3,21 +3,18 @@
 A path that a row of a data set says is never trusted: `inside` lets it name files of the media root alone.
 """
 
-import io
 import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from quicksviewer.preprocess.files import Place
-from quicksviewer.utils.image import to_rgb
-from quicksviewer.utils.media import HEAD_BYTES, MediaError, MediaLimits, check_kind
+from quicksviewer.utils.media import HEAD_BYTES, MediaLimits, check_kind
 from quicksviewer.utils.media_gate import PROTOCOL, RootedPath, open_medium
 
 Item = TypeVar("Item")
@@ -32,8 +29,6 @@ EXTENSIONS = {
     "avi": ".avi",
 }
 """Kind of content -> ending of the file that gets it."""
-GIF_FRAMES, GIF_PAUSE = 20_000, 100
-"""Most pictures of a GIF; milliseconds of one whose file says none, as browsers show it."""
 
 
 def split_list(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
@@ -94,53 +89,3 @@ def shrink(frame: np.ndarray, side: int) -> np.ndarray:
         return frame
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-
-
-@contextmanager
-def _gif_errors(name: str):
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise MediaError(name, f"damaged GIF: {error}") from error
-
-
-def gif_frames(data: bytes, name: str, limits: MediaLimits) -> tuple[list[np.ndarray], list[int]]:
-    """Pictures of a GIF, uint8 (H, W, 3) of even sides, and how long each is shown, in milliseconds."""
-    check_kind(name, data[:HEAD_BYTES], ["GIF"])
-    frames, millis, taken = [], [], 0
-    with _gif_errors(name), Image.open(io.BytesIO(data), formats=["GIF"]) as image:
-        limits.check_pixels(name, *image.size)
-        width, height = image.size[0] // 2 * 2, image.size[1] // 2 * 2
-        if not width or not height:
-            raise MediaError(name, f"{image.size[0]}x{image.size[1]} is too small for a video")
-        for picture in ImageSequence.Iterator(image):
-            taken += width * height * 3
-            if len(frames) == GIF_FRAMES or taken > limits.max_decoded_bytes:
-                raise MediaError(name, f"more than {len(frames)} pictures, or than may be decoded at once")
-            frames.append(np.asarray(to_rgb(picture))[:height, :width])
-            millis.append(int(picture.info.get("duration") or GIF_PAUSE))
-    return frames, millis
-
-
-def gif_to_mp4(data: bytes, name: str, limits: MediaLimits) -> bytes:
-    """The same pictures at the same times as H.264 in mp4. MediaError when it is no usable GIF."""
-    import av
-
-    frames, millis = gif_frames(data, name, limits)
-    base, start, target = Fraction(1, 1000), 0, io.BytesIO()
-    with av.open(target, "w", format="mp4") as container:
-        # Without B-frames a packet is a frame, so that the last one can be told how long it lasts.
-        stream = container.add_stream("libx264", options={"crf": "18", "preset": "veryfast", "bf": "0"})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", base
-        stream.codec_context.thread_count = 1
-        packets = []
-        for picture, duration in zip(frames, millis, strict=True):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts, frame.time_base = start, base
-            packets += stream.encode(frame)
-            start += duration
-        for packet, duration in zip([*packets, *stream.encode()], millis, strict=True):
-            packet.duration = duration
-            container.mux(packet)
-    return target.getvalue()

@@ -48,7 +48,7 @@ class Cut:
     format: str = "jpeg"
     quality: int = QUALITY
     decoder: str = "av"
-    seconds: float = 120
+    seconds: float = 4 * 3600
 
     def __post_init__(self):
         if not (0 < self.fps < float("inf") and 1 <= self.quality <= 100 and (self.size or 1) > 0):
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=[*ENCODED, "raw"], default="jpeg")
     parser.add_argument("--quality", type=int, default=QUALITY, help="of jpeg and webp, 1 to 100")
     parser.add_argument("--decoder", choices=VIDEO_READERS, default="av")
-    parser.add_argument("--seconds", type=float, default=120, help="that one call of a decoder may take")
+    parser.add_argument("--seconds", type=float, default=4 * 3600, help="that a decoder may work on one video")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: this one")
     return parser
 

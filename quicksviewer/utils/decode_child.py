@@ -190,6 +190,15 @@ class Worker:
         self.reader.frames_at(times, np.frombuffer(memory, np.uint8).reshape(shape))
         return {}
 
+    def make(self, fds: list[int], said: dict) -> dict:
+        """Let the reader make a file; it goes into the memory behind a descriptor."""
+        memory = mmap.mmap(fds[0], 0)
+        os.close(fds[0])
+        with memory:
+            facts, letters = self.reader.make(said, len(memory))
+            memory[: len(letters)] = letters
+        return {"facts": facts, "size": len(letters)}
+
     def close(self, fds: list[int]) -> None:
         if self.reader is not None:
             self.reader.close()

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from multiprocessing import util
+from typing import Any
 
 import numpy as np
 
@@ -251,6 +252,15 @@ class IsolatedReader(Closing):
             return pixels_NHWC
         out[:] = pixels_NHWC
         return out
+
+    def make(self, said: dict, room: int) -> tuple[Any, bytes]:
+        """What the reader's `make` gives: facts that JSON can hold, and a file of at most `room` bytes."""
+        fd = unnamed_file(room)
+        try:
+            made = self._call({"do": "make", "said": said}, room, [fd])
+            return made["facts"], os.pread(fd, made["size"], 0)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         child, self._child = self._child, None

@@ -12,7 +12,8 @@ from quicksviewer.data.preprocess import modality, parse_sample
 from quicksviewer.preprocess.convert import main
 from quicksviewer.preprocess.converter import cache_name
 from quicksviewer.preprocess.files import Place
-from quicksviewer.preprocess.utils import gif_to_mp4, inside, shrink, split_list
+from quicksviewer.preprocess.gif import gif_to_mp4
+from quicksviewer.preprocess.utils import inside, shrink, split_list
 from quicksviewer.utils.data_util import MediaError, MediaLimits, open_video
 
 OUTSIDE = [
@@ -107,8 +108,9 @@ def test_files_of_one_name_are_not_guessed_between(tmp_path, stock):
     assert (entry["reason"], entry["detail"]) == ("medium ambiguous", "'1.mp4' could be a/1.mp4 or b/1.mp4")
 
 
-def test_a_gif_becomes_a_video_of_the_same_pictures_at_the_same_times(stock):
-    with open_video(gif_to_mp4(stock.gif, "a.gif", MediaLimits())) as video:
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_a_gif_becomes_a_video_of_the_same_pictures_at_the_same_times(stock, isolation):
+    with open_video(gif_to_mp4(stock.gif, "a.gif", MediaLimits(isolation=isolation))) as video:
         info = video.probe()
         shades = video.frames_at([0.05, 0.15, 0.25, 0.35, 0.55]).mean((1, 2, 3))
     assert (info.width, info.height, info.num_frames) == (30, 24, 3)

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from public_data import CLIP_SECONDS, turns, write_json
 
 from quicksviewer.data.preprocess import parse_sample
 from quicksviewer.data.sources import open_source
-from quicksviewer.preprocess import store
+from quicksviewer.preprocess import split_activitynet, store
 from quicksviewer.preprocess.convert import _parser, main
 from quicksviewer.preprocess.tables import find
 from quicksviewer.synthetic.video import write_video
@@ -246,6 +247,19 @@ def test_videos_are_cut_where_the_picture_changes(tmp_path):
     before = (tmp_path / "clips/film/0000.mp4").stat().st_mtime_ns
     assert main(words) == 1
     assert (tmp_path / "clips/film/0000.mp4").stat().st_mtime_ns == before
+
+
+def test_a_video_on_which_the_decoder_hangs_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos/film.mp4", np.zeros((20, 48, 64, 3), np.uint8), 20)
+    monkeypatch.setattr(split_activitynet, "SCENE_READER", "evil_scenes:HangingScenes")
+    monkeypatch.setattr(split_activitynet, "LEAST_SECONDS", 1.0)
+    monkeypatch.setattr(split_activitynet, "SLOWNESS", 0.0)
+    task = split_activitynet.SplitTask(f"{tmp_path}/videos", "film.mp4", f"{tmp_path}/clips", 0.0)
+    started = time.monotonic()
+    summary = task()
+    assert time.monotonic() - started < 20 and summary["scenes"] == []
+    assert summary["failed"] == f"{tmp_path}/videos/film.mp4: its decoder took longer than 1 s"
 
 
 def test_the_example_script_calls_what_there_is(tmp_path):
