@@ -21,6 +21,13 @@ PACKAGE = "quicksviewer"
 FIRST = ("torch", "transformers", "deepspeed", "av")
 """Needed packages that people ask about; they lead the table."""
 
+PATCHED_LIBAVCODEC = (62, 28)
+"""That of FFmpeg 8.1."""
+FFMPEG_ADVICE = {
+    "av": "pip install --upgrade av, or one that is built on a patched FFmpeg",
+    "decord": "for media that you do not trust use --video_decoder av",
+}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -65,6 +72,8 @@ def examine() -> list[Finding]:
         Finding("memory", f"{memory_bytes() / 2**30:.1f} GiB"),
         *check_torchvision(),
         *check_decoders(),
+        *check_ffmpeg(),
+        *check_sandbox(),
         *check_extras([r for r in requirements if r.extra is not None]),
     ]
 
@@ -165,6 +174,54 @@ def check_decoders() -> list[Finding]:
     usable = [name for name, reason in reasons.items() if reason is None]
     rest = " ".join(f"{name}: {reason}." for name, reason in reasons.items() if reason is not None)
     return [Finding("video decoders", ", ".join(usable), "absent" if rest else "ok", rest)]
+
+
+def check_ffmpeg() -> list[Finding]:
+    """Which FFmpeg the decoders bring. torchcodec takes the machine's, which its distribution patches."""
+    found = {"av": _libavcodec_of_av(), "decord": _libavcodec_of_decord()}
+    return [_judged(name, version) for name, version in found.items() if version]
+
+
+def _judged(decoder: str, version: tuple[int, ...]) -> Finding:
+    told = f"libavcodec {'.'.join(map(str, version))}"
+    if version >= PATCHED_LIBAVCODEC:
+        return Finding(f"ffmpeg of {decoder}", told)
+    advice = f"older than FFmpeg 8.1, whose holes are known: {FFMPEG_ADVICE[decoder]}"
+    return Finding(f"ffmpeg of {decoder}", told, "warning", advice)
+
+
+def _libavcodec_of_av() -> tuple[int, ...] | None:
+    try:
+        import av
+    except ImportError:
+        return None
+    return av.library_versions.get("libavcodec")
+
+
+def _libavcodec_of_decord() -> tuple[int, ...] | None:
+    """From the name of the library that its wheel brings: it does not tell by itself."""
+    names = (file.name for file in _files_of("decord"))
+    found = (re.match(r"libavcodec(?:-\w+)?\.so\.(\d+(?:\.\d+)*)", name) for name in names)
+    return next((tuple(map(int, match[1].split("."))) for match in found if match), None)
+
+
+def _files_of(package: str) -> list[metadata.PackagePath]:
+    try:
+        return metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def check_sandbox() -> list[Finding]:
+    """What a decoding child gives up on this machine."""
+    from quicksviewer.utils import landlock, syscalls
+
+    is_known = sys.platform == "linux" and platform.machine() in syscalls.NUMBERS
+    given_up = [*(syscalls.REFUSED if is_known else ()), *(["reading files"] if landlock.version() else ())]
+    lacks = [] if is_known else ["no filter of system calls for this system or processor"]
+    lacks += [] if landlock.version() else ["the kernel has no Landlock: decoders may read what you may"]
+    said = ", ".join(given_up) or "nothing"
+    return [Finding("decoders are kept from", said, "warning" if lacks else "ok", "; ".join(lacks))]
 
 
 # --- machine ---

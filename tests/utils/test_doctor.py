@@ -4,7 +4,7 @@ from importlib import metadata
 
 import pytest
 
-from quicksviewer.utils import doctor
+from quicksviewer.utils import doctor, landlock
 from quicksviewer.utils.doctor import Finding, Requirement
 
 
@@ -87,3 +87,32 @@ def test_the_memory_of_a_container_is_its_limit(tmp_path):
     assert doctor.memory_bytes(str(limit)) == 1048576
     limit.write_text("max\n")
     assert doctor.memory_bytes(str(limit)) == whole
+
+
+def test_the_ffmpeg_of_each_decoder_is_told_and_an_old_one_is_a_warning(monkeypatch):
+    av = pytest.importorskip("av")
+    monkeypatch.setattr(av, "library_versions", {"libavcodec": (62, 28, 102)})
+    names = ["decord.libs/libavutil-1.so.56.22.100", "decord.libs/libavcodec-bc50294c.so.58.35.100"]
+    monkeypatch.setattr(doctor, "_files_of", lambda name: [metadata.PackagePath(one) for one in names])
+    ours, decord = doctor.check_ffmpeg()
+    assert ours == Finding("ffmpeg of av", "libavcodec 62.28.102")
+    assert (decord.what, decord.found, decord.state) == (
+        *("ffmpeg of decord", "libavcodec 58.35.100"),
+        "warning",
+    )
+    assert "--video_decoder av" in decord.advice
+    monkeypatch.setattr(av, "library_versions", {"libavcodec": (61, 19, 101)})
+    monkeypatch.setattr(doctor, "_files_of", lambda name: [])
+    (old,) = doctor.check_ffmpeg()
+    assert old.state == "warning" and "older than FFmpeg 8.1" in old.advice
+
+
+def test_a_machine_that_cannot_shut_decoders_in_says_so(monkeypatch):
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    (row,) = doctor.check_sandbox()
+    assert row.state == "warning" and "no Landlock" in row.advice
+    monkeypatch.setattr(landlock, "version", lambda: 7)
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    assert doctor.check_sandbox()[0].found == "network, programs, processes, changing files, reading files"
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "riscv64")
+    assert doctor.check_sandbox()[0].found == "reading files"
