@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 nothing could be asked, 2 wrong usage or missing files."""
     args = _parser().parse_args(argv)
     try:
+        weights = weights_hash(args.model_path)
         loaded = load_target(LOADER)(args.model_path, task="vqa", device=args.device)
         pipeline = DataPipeline(args.config, processor=loaded["processor"])
         pipeline.setup()
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, SampleError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    result = {"model": str(args.model_path), "weights": weights_hash(args.model_path), **result}
+    result = {"model": str(args.model_path), "weights": weights, **result}
     out = Path(args.out or Path(args.model_path) / f"vqa_{args.split}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     page = out.with_suffix(".html")

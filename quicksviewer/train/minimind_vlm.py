@@ -81,9 +81,11 @@ def build_model(run: Run) -> Loaded:
         for name in ("vision_encoder:MiniMindVLM", "processor:MiniMindProcessor")
     )
     folder, tower = run.model.model_name_or_path, run.model.vision_tower
-    extra = {"attn_implementation": run.model.attn_implementation} if run.model.attn_implementation else {}
+    extra = dict(dtype=torch.float32, local_files_only=True, use_safetensors=True)
+    if run.model.attn_implementation:
+        extra["attn_implementation"] = run.model.attn_implementation
     if model_type(folder) == OWN_TYPE:
-        model = vlm.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **extra)
+        model = vlm.from_pretrained(folder, **extra)
         return Loaded(model, processor.from_pretrained(folder))
     tokenizer = load_target("transformers:AutoTokenizer").from_pretrained(folder, local_files_only=True)
     model = _with_tower(vlm, folder, tower, extra)
@@ -94,7 +96,7 @@ def build_model(run: Run) -> Loaded:
 def _with_tower(vlm, folder: str, tower: str, extra: dict):
     """A fresh MiniMindVLM around a language model and a tower."""
     language_model = load_target("quicksviewer.minimind.model:MiniMindForCausalLM").from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, **extra
+        folder, **extra
     )
     model = vlm(load_target("quicksviewer.minimind.config:VLLMconfig").of(language_model.config), tower)
     model.config._attn_implementation = language_model.config._attn_implementation

@@ -125,7 +125,11 @@ def load_blip(folder: str) -> Loaded:
     from quicksviewer.zoo.blip_writing import BlipForQuestionAnswering
 
     model, report = BlipForQuestionAnswering.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        folder,
+        dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
     )
     if missing := sorted(set(report["missing_keys"]) - set(model.all_tied_weights_keys)):
         raise ValueError(f"{folder} lacks {len(missing)} weights of the model, such as {missing[:3]}")

@@ -100,6 +100,7 @@ class VisionTower(nn.Module):
             path,
             config=self.config.vision,
             local_files_only=True,
+            use_safetensors=True,
             attn_implementation=self.attn_implementation,
             dtype=old.dtype,
             output_loading_info=True,
