@@ -17,6 +17,7 @@ from quicksviewer.conversation import TEMPLATES, Turn, encode, render, stop_ids
 from quicksviewer.utils.batching import batch_rows
 from quicksviewer.utils.config import load_mapping, save_json
 from quicksviewer.utils.image import load_image, to_rgb
+from quicksviewer.utils.media import Isolation, MediaLimits
 from quicksviewer.utils.registry import load_target, lookup
 
 FILE = "minimind_processor.json"
@@ -24,9 +25,14 @@ FILE = "minimind_processor.json"
 
 @dataclass(frozen=True)
 class PictureConfig:
-    """What ledgers of bad files ask of a processor: who decodes."""
+    """Who decodes pictures, and where."""
 
     decoder: str = "pillow"
+    isolation: Isolation = "process"
+
+    def limits(self) -> MediaLimits:
+        """How pictures are opened."""
+        return MediaLimits(isolation=self.isolation)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,8 @@ class MiniMindProcessor:
         """A picture from a path, bytes or a PIL image. MediaError if it is none, ValueError for a video."""
         if mark != IMAGE_MARK:
             raise ValueError("MiniMindVLM reads pictures, no videos")
-        picture = to_rgb(source) if hasattr(source, "convert") else load_image(source)
+        limits = self.media_config.limits()
+        picture = to_rgb(source) if hasattr(source, "convert") else load_image(source, limits)
         return Picture(self.image_processor(images=picture, return_tensors="pt")["pixel_values"])
 
     def encode_turns(

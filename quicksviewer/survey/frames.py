@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=[*ENCODED, "raw"], default="jpeg")
     parser.add_argument("--quality", type=int, default=QUALITY, help="of jpeg and webp, 1 to 100")
     parser.add_argument("--decoder", choices=VIDEO_READERS, default="av")
-    parser.add_argument("--seconds", type=float, default=4 * 3600, help="that a decoder may work on one video")
+    parser.add_argument("--seconds", type=float, default=4 * 3600, help="for one video at most")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0: this one")
     return parser
 

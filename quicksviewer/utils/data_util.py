@@ -87,9 +87,8 @@ def why_unusable(decoder: str) -> str | None:
 
 def decoder_version(decoder: str) -> str:
     """Versions of what decodes videos and pictures here: the same files give the same result with them."""
-    lookup(VIDEO_READERS, decoder, "video decoder")
     found = {}
-    for package in (decoder, "pillow"):
+    for package in dict.fromkeys((decoder, "pillow")):
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return " ".join(f"{package} {version}" for package, version in found.items())
