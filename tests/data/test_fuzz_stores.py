@@ -1,8 +1,10 @@
 """Valid files, mutated: readers give rows and frames or an error that they document, and nothing else.
 
-    FUZZ_SECONDS=60 python -m pytest tests/data/test_fuzz_stores.py
+    bash scripts/fuzz.sh                  # a minute for each reader
 
-FUZZ_SECONDS (default 1.5) is the time of each reader. A hang is an error, and so is memory that grows.
+FUZZ_SECONDS (default 1.5) is the time of each reader. A hang is an error, and so is memory that grows. Inputs
+are the same in every run, unless FUZZ_EXAMPLES names a folder: what fails is kept there and tried first from
+then on. atheris_stores.py drives the same readers.
 """
 
 import json
@@ -14,11 +16,13 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from quicksviewer.data.manifest import SCHEMA, VERSION, Manifest, pack_times, schema, unpack_times
 from quicksviewer.data.manifest_sizes import ManifestSizes
@@ -33,6 +37,7 @@ from quicksviewer.utils.frame_store import FrameStore, FrameStoreWriter
 from quicksviewer.utils.registry import require
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "1.5"))
+EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 HANG_SECONDS = 10
 """That one input may take, on a machine where others work."""
 GROWTH_KIB = 256 << 10
@@ -262,6 +267,22 @@ def peak_kib() -> int:
         return int(next(line for line in file if line.startswith("VmHWM")).split()[1])
 
 
+def fuzz(one: Callable, examples: Path | None, seconds: float) -> None:
+    """Call `one` with changes for so long: those of `examples`, with which it failed before, and new ones.
+    None: always the same."""
+    quiet = settings(
+        max_examples=50,
+        deadline=None,
+        database=examples and DirectoryBasedExampleDatabase(examples),
+        suppress_health_check=list(HealthCheck),
+    )
+    until, round_ = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        test = quiet(given(st.lists(CHANGES, min_size=1, max_size=4))(one))
+        (test if examples else seed(round_)(test))()
+        round_ += 1
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
@@ -286,15 +307,24 @@ def test_mutated_files_give_the_documented_errors_alone(folder, reader, record_p
             except documented:
                 met["refused"] += 1
 
-    before, until, round_ = peak_kib(), time.monotonic() + SECONDS, 0
-    while time.monotonic() < until:
-        quiet = settings(
-            max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-        )
-        seed(round_)(quiet(given(st.lists(CHANGES, min_size=1, max_size=4))(one)))()
-        round_ += 1
+    before = peak_kib()
+    fuzz(one, EXAMPLES and Path(EXAMPLES, reader.replace(" ", "_")), SECONDS)
     record_property("inputs", met)
     print(f"\n{reader}: {met}, {peak_kib() - before} KiB more at the peak")
     assert met["read"] and (met["refused"] or not documented)
     assert peak_kib() - before < GROWTH_KIB
     shutil.rmtree(folder)
+
+
+def test_what_failed_is_kept_and_tried_first(tmp_path):
+    tried = []
+
+    def one(changes) -> None:
+        tried.append(changes)
+        assert not any(what == "end" for what, *_ in changes)
+
+    for _ in range(2):
+        tried.clear()
+        with pytest.raises(AssertionError):
+            fuzz(one, tmp_path / "examples", 60)
+    assert any(what == "end" for what, *_ in tried[0])
