@@ -67,8 +67,8 @@ def test_the_ledger_is_the_bad_set_and_ranks_stay_together(folder, processor, tm
     first, second = (one["steps"] for one in told)
     assert len(first) == len(second) == 2 * -(-len(data) // STEP_ROWS)
     assert all(len(step) == STEP_ROWS // 2 for step in first + second)
-    # two ranks with two workers, two epochs: a bad file is looked at once, and once more to know whether any
-    # part of it could be used; the next epoch knows
+    # a process looks at a bad file once, and once more to know whether any part of it could be used; whoever
+    # comes to it later knows
     assert {name for name in looks if name in MEDIA} == MEDIA
     assert max(looks[name] for name in MEDIA | {"huffman.jpg"}) <= 2
 

@@ -4,6 +4,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def count_decoding(log: Path) -> None:
     def noted(call, path_of):
         def wrapped(*args, **kwargs):
             fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.write(fd, os.path.basename(str(path_of(args)))[:60].encode() + b"\n")
+            os.write(fd, f"{os.getpid()} {os.path.basename(str(path_of(args)))[:60]}\n".encode())
             os.close(fd)
             return call(*args, **kwargs)
 
@@ -73,7 +74,7 @@ def _rank(data, rank, world, workers, epochs, log, out) -> None:
 
 
 def run(data, folder: Path, world: int = 2, workers: int = 2, epochs: int = 2) -> tuple[list[dict], dict]:
-    """What each rank tells, and how often each medium was looked at."""
+    """What each rank tells, and how often each medium was looked at by the process that looked most."""
     folder.mkdir(parents=True, exist_ok=True)
     log, fork = folder / "decoded", multiprocessing.get_context("fork")
     log.write_text("")
@@ -86,5 +87,8 @@ def run(data, folder: Path, world: int = 2, workers: int = 2, epochs: int = 2) -
         one.start()
     for one in ranks:
         one.join(120)
-    names = log.read_text().splitlines()
-    return [json.loads(out.read_text()) for out in outs], {name: names.count(name) for name in set(names)}
+    most: dict[str, int] = {}
+    for line, looks in Counter(log.read_text().splitlines()).items():
+        name = line.partition(" ")[2]
+        most[name] = max(looks, most.get(name, 0))
+    return [json.loads(out.read_text()) for out in outs], most
