@@ -97,7 +97,7 @@ def prepare(folder: Path, count: int) -> tuple[Path, Path, Path]:
         make_data(folder / "data")
         make_model(folder / "parts", {}, {}).processor.save_pretrained(folder / "model")
     video = next((folder / "data/videos/train").glob("*.mp4"))
-    lines, whole = write_rows(folder, count, [str(video)])
+    lines, whole = write_rows(folder / "first_batch", count, [str(video)])
     return lines, whole, write_manifest(folder, lines)
 
 

@@ -87,7 +87,7 @@ def main() -> int:
         print(json.dumps(one_side(args)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        lines, whole = write_rows(Path(args.folder or folder), args.rows, ["clips/a.mp4"])
+        lines, whole = write_rows(Path(args.folder or folder) / "row_index", args.rows, ["clips/a.mp4"])
         print(json.dumps(measure(args, str(lines), str(whole))))
     return 0
 
