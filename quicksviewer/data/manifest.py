@@ -10,12 +10,14 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from quicksviewer.data.mixture import Mixture
+from quicksviewer.utils.config import build
 from quicksviewer.utils.data_util import MediaError, VideoInfo
 from quicksviewer.utils.registry import require
 
@@ -127,6 +129,17 @@ def schema(budgets: Sequence[int], about: Mapping | None = None):
     return found if about is None else found.with_metadata({KEY: json.dumps(dict(about))})
 
 
+@dataclass(frozen=True, kw_only=True)
+class IndexedSource:
+    """A file or store of rows, as the index has seen it."""
+
+    path: str
+    media_root: str | None
+    licence: str | None
+    fingerprint: str
+    num_bytes: int
+
+
 class Manifest:
     """A manifest, of which only the columns that are asked for are read.
 
@@ -141,8 +154,7 @@ class Manifest:
             about = json.loads(self._file.schema_arrow.metadata[KEY])
             if about["version"] != VERSION:
                 raise ValueError(f"it has version {about['version']}, expected {VERSION}")
-            self.sources: list[dict] = about["sources"]
-            """fingerprint, num_bytes and place of each source."""
+            self.sources = [build(IndexedSource, one, "a source") for one in about["sources"]]
             self.budgets: list[int] = about["budgets"]
             self.processor: str | None = about["processor"]
             """`processor_digest` of what counted the tokens; None where nothing did."""
@@ -231,9 +243,9 @@ class Manifest:
     def _number_of(self, part) -> int:
         """Which source a part of a mixture reads: one of the same rows; of several, that of its media."""
         same = part.source.fingerprint, part.source.num_bytes
-        found = [at for at, one in enumerate(self.sources) if (one["fingerprint"], one["num_bytes"]) == same]
+        found = [at for at, one in enumerate(self.sources) if (one.fingerprint, one.num_bytes) == same]
         if len(found) > 1:
-            found = [at for at in found if self.sources[at]["media_root"] == part.spec.media_root]
+            found = [at for at in found if self.sources[at].media_root == part.spec.media_root]
         if not found:
             raise ValueError(f"{self.path} has nothing of {part.spec.path} as it is now: index it anew")
         return found[0]

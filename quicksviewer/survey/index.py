@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quicksviewer.data.manifest import VERSION, processor_digest, schema
+from quicksviewer.data.manifest import VERSION, IndexedSource, processor_digest, schema
 from quicksviewer.data.mixture import DatasetSpec, Mixture, parse_mixture
 from quicksviewer.survey.crew import in_pieces
 from quicksviewer.survey.lines import (
@@ -129,9 +129,14 @@ def _sources(mixture: Mixture) -> list[tuple[dict, tuple, np.ndarray]]:
     found: dict[tuple, list] = {}
     for part in mixture.parts:
         place = part.spec.path, part.spec.kind, part.spec.media_root
-        told = {"path": place[0], "media_root": place[2], "licence": part.spec.licence}
-        told |= {"fingerprint": part.source.fingerprint, "num_bytes": part.source.num_bytes}
-        found.setdefault(place, [told, place, []])[2].append(part.rows())
+        told = IndexedSource(
+            path=place[0],
+            media_root=place[2],
+            licence=part.spec.licence,
+            fingerprint=part.source.fingerprint,
+            num_bytes=part.source.num_bytes,
+        )
+        found.setdefault(place, [asdict(told), place, []])[2].append(part.rows())
     return [(told, place, np.unique(np.concatenate(rows))) for told, place, rows in found.values()]
 
 

@@ -225,7 +225,8 @@ def make_manifest(folder) -> None:
         "frame_times": pack_times(np.arange(5)),
     }
     lines = [dict.fromkeys(SCHEMA) | known | {"row": i, "path": row["video"]} for i, row in enumerate(ROWS)]
-    told = {"fingerprint": source.fingerprint, "num_bytes": source.num_bytes, "media_root": None}
+    told = {"path": "rows.jsonl", "media_root": None, "licence": None}
+    told |= {"fingerprint": source.fingerprint, "num_bytes": source.num_bytes}
     about = {"version": VERSION, "sources": [told], "budgets": [], "processor": None}
     parquet = require("pyarrow.parquet", "data")
     table = parquet.read_table(BytesIO(table_bytes(lines, SCHEMA)))

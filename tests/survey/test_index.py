@@ -18,7 +18,7 @@ from tiny_world import fresh
 from quicksviewer.data.dataset import LazySupervisedDataset, PackedDataset
 from quicksviewer.data.ledger import Ledger
 from quicksviewer.data.lengths import Heads, size_table
-from quicksviewer.data.manifest import Manifest, tokens_at, unpack_counts, unpack_times
+from quicksviewer.data.manifest import KEY, Manifest, tokens_at, unpack_counts, unpack_times
 from quicksviewer.data.manifest_media import ManifestMedia, Outdated
 from quicksviewer.data.mixture import Mixture, parse_mixture
 from quicksviewer.data.packing import Caps
@@ -210,6 +210,24 @@ def test_a_manifest_of_other_rows_is_refused(world, tmp_path):
 
 
 # --- media that are no longer what the manifest says ---
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda source: source.pop("num_bytes"), "num_bytes"),
+        (lambda source: source.update(num_bytes="many"), "num_bytes"),
+        (lambda source: source.update(nim_bytes=1), "nim_bytes"),
+    ],
+)
+def test_a_manifest_with_a_damaged_head_is_refused(world, tmp_path, change, told):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(world / "manifest.parquet")
+    about = json.loads(table.schema.metadata[KEY])
+    change(about["sources"][0])
+    parquet.write_table(table.replace_schema_metadata({KEY: json.dumps(about)}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=rf"other\.parquet is no manifest that can be used: .*{told}"):
+        Manifest(tmp_path / "other.parquet")
 
 
 @pytest.fixture
