@@ -4,12 +4,11 @@ decoding them costs.
 Letters: L lines of the manifest, R its rows, N rows of the mixture.
 """
 
-import hashlib
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
+from quicksviewer.data.ledger import digest
 from quicksviewer.data.lengths import state_of
 from quicksviewer.data.manifest import Manifest
 from quicksviewer.data.mixture import Mixture
@@ -37,9 +36,7 @@ class ManifestMedia:
         self.bytes_L, self.changed_L = (manifest.numbers(name, -1) for name in ("bytes", "changed"))
         self.megapixels_N = _decoded(manifest)[self.rows_N]
         """Decoded for the media of each row."""
-        status = os.stat(manifest.path)
-        told = f"{status.st_size} {status.st_mtime_ns}"
-        self.judge = f"manifest {hashlib.sha256(told.encode()).hexdigest()[:16]}"
+        self.judge = f"manifest {digest(state_of(manifest.path))}"
         self._hashes = None
         self._same: set[int] = set()
         """Lines whose file has another time of change and the same hash."""

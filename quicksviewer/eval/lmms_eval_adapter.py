@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from quicksviewer.conversation import Turn
-from quicksviewer.eval.answering import GREEDY, Answerer, make_batches
+from quicksviewer.eval.answering import Answerer, make_batches
 from quicksviewer.eval.task import Benchmark, Item, Score
+from quicksviewer.utils.generation import GREEDY
 
 logger = logging.getLogger("quicksviewer.lmms_eval")
 NAME, CLASS = "quicksviewer", "Quicksviewer"

@@ -16,7 +16,7 @@ from quicksviewer.constants import IGNORE_INDEX, IMAGE_MARK
 from quicksviewer.conversation import TEMPLATES, Turn, encode, render, stop_ids
 from quicksviewer.utils.batching import batch_rows
 from quicksviewer.utils.config import load_mapping, save_json
-from quicksviewer.utils.image import load_image, to_rgb
+from quicksviewer.utils.image import as_rgb
 from quicksviewer.utils.media import Isolation, MediaLimits
 from quicksviewer.utils.registry import load_target, lookup
 
@@ -107,8 +107,7 @@ class MiniMindProcessor:
         """A picture from a path, bytes or a PIL image. MediaError if it is none, ValueError for a video."""
         if mark != IMAGE_MARK:
             raise ValueError("MiniMindVLM reads pictures, no videos")
-        limits = self.media_config.limits()
-        picture = to_rgb(source) if hasattr(source, "convert") else load_image(source, limits)
+        picture = as_rgb(source, self.media_config.limits())
         return Picture(self.image_processor(images=picture, return_tensors="pt")["pixel_values"])
 
     def encode_turns(

@@ -24,11 +24,12 @@ from pathlib import Path, PurePosixPath
 from quicksviewer.model.delta_forms import FLOATS, FORMS, Form
 from quicksviewer.model.folder_aside import folder_aside, seal_weights
 from quicksviewer.model.raw_weights import (
-    PICKLED,
     PIECE,
     WIDTHS,
     RawTensor,
+    copy_others,
     head_of,
+    is_other,
     read_file,
     read_folder,
     tensors_of,
@@ -91,9 +92,7 @@ def make_delta(
     with folder_aside(delta) as aside:
         for path in weight_files(target):
             files[path.name] = _make_file(path, aside / path.name, ground, form, needed, report)
-        (aside / FILES).mkdir()
-        for path in sorted(path for path in target.iterdir() if path.is_file() and is_carried(path.name)):
-            shutil.copyfile(path, aside / FILES / path.name)
+        copy_others(target, aside / FILES, is_carried)
         record = DeltaRecord(VERSION, form, base.resolve().name, needed, files)
         (aside / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
         seal_weights(aside, delta, files)
@@ -103,7 +102,7 @@ def make_delta(
 def is_carried(name: str) -> bool:
     """Whether a file of a target goes along as it is: no weights, no manifest, nothing that would run or have
     to be unpickled."""
-    return name != MANIFEST and PurePosixPath(name.lower()).suffix not in (WEIGHTS, *PICKLED, *PROGRAMS)
+    return is_other(name) and Path(name).suffix.lower() not in PROGRAMS
 
 
 def _make_file(path: Path, out: Path, ground: dict, form: str, needed: dict, report: Report) -> FileRecord:

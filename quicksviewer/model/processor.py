@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
@@ -26,12 +25,11 @@ from quicksviewer.utils.data_util import (
     MediaLimits,
     VideoInfo,
     in_chunks,
-    load_image,
     open_video,
     plan_frames,
     plan_given,
 )
-from quicksviewer.utils.image import to_rgb
+from quicksviewer.utils.image import as_rgb
 from quicksviewer.utils.media import Isolation
 from quicksviewer.utils.mm_utils import image_tiles, resize_frames, tile_grid
 from quicksviewer.utils.registry import lookup
@@ -161,8 +159,7 @@ class QuicksviewerProcessor(ProcessorMixin):
 
     def load_image(self, source) -> Medium:
         """An image from a path, bytes or a PIL image: the whole picture and its tiles."""
-        decoded = isinstance(source, Image.Image)
-        image = to_rgb(source) if decoded else load_image(source, self.media_config.limits())
+        image = as_rgb(source, self.media_config.limits())
         pictures = image_tiles(image, self.size, self.media_config.max_tiles)
         pixels = torch.cat([resize_frames(np.asarray(picture)[None], self.size) for picture in pictures])
         return Medium(IMAGE_MARK, pixels, torch.zeros(len(pictures)))

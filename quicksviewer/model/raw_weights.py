@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,9 +158,14 @@ def head_of(
     return len(text).to_bytes(8, "little") + text
 
 
-def copy_others(folder: Path, to: Path) -> None:
+def is_other(name: str) -> bool:
+    """Whether a file of a checkpoint is neither weights, nor would have to be unpickled, nor its manifest."""
+    return name != MANIFEST and Path(name).suffix.lower() not in (".safetensors", *PICKLED)
+
+
+def copy_others(folder: Path, to: Path, is_taken: Callable[[str], bool] = is_other) -> None:
     """Everything of a checkpoint that is not weights: config, tokenizer, processor, index."""
     to.mkdir(exist_ok=True)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != MANIFEST and path.suffix.lower() not in (".safetensors", *PICKLED):
+        if path.is_file() and is_taken(path.name):
             shutil.copyfile(path, to / path.name)

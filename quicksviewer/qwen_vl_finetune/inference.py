@@ -8,7 +8,7 @@ from quicksviewer.qwen_vl_finetune.backends import backend
 from quicksviewer.qwen_vl_finetune.prompts import encode_prompt, user_turn
 from quicksviewer.qwen_vl_finetune.settings import current
 from quicksviewer.utils.generation import GREEDY
-from quicksviewer.utils.image import load_image, to_rgb
+from quicksviewer.utils.image import as_rgb
 from quicksviewer.utils.modules import get_device
 
 
@@ -22,8 +22,7 @@ def prepare_messages(instruction: str | None = None, image_first: bool | None = 
 def prepare_inputs(tokenizer, image: Any, messages: list[dict], device=None) -> dict[str, torch.Tensor]:
     """Tensors of one prompt with its picture (a PIL picture, a path or bytes), on `device` if it is given;
     generate_response brings them to the model's. tokenizer: the processor."""
-    picture = to_rgb(image) if hasattr(image, "convert") else load_image(image)
-    inputs = encode_prompt(tokenizer, messages, [picture])
+    inputs = encode_prompt(tokenizer, messages, [as_rgb(image)])
     return {key: value.to(device) if device is not None else value for key, value in inputs.items()}
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from transformers.generation.streamers import BaseStreamer
 
+from quicksviewer.utils.generation import GREEDY
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
@@ -37,7 +39,7 @@ class Decoding:
             num_beams=self.num_beams,
         )
         if self.temperature == 0:
-            return {**shared, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+            return {**GREEDY, **shared}
         top_p = 1.0 if self.top_p is None else self.top_p
         drawn = dict(do_sample=True, temperature=self.temperature, top_p=top_p, top_k=self.top_k or 0)
         return {**shared, **drawn}

@@ -39,6 +39,11 @@ def load_image(source: str | os.PathLike | bytes, limits: MediaLimits | None = N
         return _decoded(medium, limits)
 
 
+def as_rgb(source: Image.Image | str | os.PathLike | bytes, limits: MediaLimits | None = None) -> Image.Image:
+    """RGB of a picture that PIL has opened already, or of one to be loaded. Raises as `load_image`."""
+    return to_rgb(source) if isinstance(source, Image.Image) else load_image(source, limits)
+
+
 def _decoded(medium: MediaFile, limits: MediaLimits) -> Image.Image:
     with opened(medium, limits) as image:
         image.load()

@@ -10,9 +10,11 @@ import struct
 import sys
 from collections.abc import Sequence
 
+from quicksviewer.utils.syscalls import give_up_privileges, libc
+
 CREATE, ADD_RULE, RESTRICT = 444, 445, 446
 """Its system calls, on every machine."""
-VERSION_FLAG, PATH_RULE, PR_SET_NO_NEW_PRIVS = 1, 1, 38
+VERSION_FLAG, PATH_RULE = 1, 1
 EXECUTE, READ_FILE, READ_FOLDER = 1 << 0, 1 << 2, 1 << 3
 CHANGES = {1: 1 << 1 | 0x1FF << 4, 2: 1 << 13, 3: 1 << 14}
 """Version of Landlock -> what it can refuse beside reading: write, remove, make; move elsewhere; truncate."""
@@ -41,7 +43,7 @@ def read_only(places: Sequence[str]) -> bool:
     try:
         for place in filter(os.path.exists, places):
             _allow(rules, place)
-        libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        give_up_privileges()
         return _call(RESTRICT, rules, 0) == 0
     finally:
         os.close(rules)
@@ -55,10 +57,6 @@ def _allow(rules: int, place: str) -> None:
         _call(ADD_RULE, rules, PATH_RULE, ctypes.c_char_p(struct.pack("=Qi", what, fd)), 0)
     finally:
         os.close(fd)
-
-
-def libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _call(number: int, *arguments) -> int:

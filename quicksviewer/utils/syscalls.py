@@ -94,12 +94,17 @@ def forbid_syscalls() -> list[str]:
     program = _filter(*NUMBERS[platform.machine()])
     letters = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(letters))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-        PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_char_p(header), 0, 0
-    ):
-        return []
-    return list(REFUSED)
+    filter_from_now = PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_char_p(header), 0, 0
+    return [] if give_up_privileges() or libc().prctl(*filter_from_now) else list(REFUSED)
+
+
+def give_up_privileges() -> int:
+    """Programs bring none from now on, which the kernel asks of who restricts itself. 0: it is so."""
+    return libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _filter(machine: int, calls: str) -> bytes:
