@@ -14,9 +14,8 @@ STEPS = 10
 
 
 def video_rows(tiny: Path, count: int) -> list[dict]:
-    """Videos with dense captions, as rows whose paths are whole."""
-    rows = [json.loads(line) for line in (tiny / "data/captions.jsonl").read_text().splitlines()[:count]]
-    return [{**row, "video": str(tiny / "data" / row["video"])} for row in rows]
+    """Videos with dense captions; their paths start at `tiny`/data."""
+    return [json.loads(line) for line in (tiny / "data/captions.jsonl").read_text().splitlines()[:count]]
 
 
 def text_rows(tiny: Path, count: int) -> list[dict]:
@@ -24,13 +23,21 @@ def text_rows(tiny: Path, count: int) -> list[dict]:
     return [json.loads(line) for line in (tiny / "data/texts.jsonl").read_text().splitlines()[:count]]
 
 
-def write_recipe(tiny: Path, folder: Path, rows: list[dict], **shared) -> Path:
-    """A recipe of all three stages over `rows`; keyword arguments are settings that they share."""
+def write_recipe(
+    tiny: Path, folder: Path, rows: list[dict], *, media_root: Path | None = None, **shared
+) -> Path:
+    """A recipe of all three stages over `rows`; keyword arguments are settings that they share.
+
+    The order of samples follows from the text of the rows. Paths that start at `media_root` (`tiny`/data
+    where none is given) and not at the machine's root make it the same wherever the tests run.
+    """
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    entry = {"path": str(folder / "rows.jsonl"), "media_root": str(media_root or tiny / "data")}
+    (folder / "mixture.yaml").write_text(yaml.safe_dump({"datasets": [entry]}))
     settings = {
         "model_name_or_path": str(tiny / "qwen2"),
         "vision_tower": str(tiny / "siglip"),
-        "data_path": str(folder / "rows.jsonl"),
+        "data_path": str(folder / "mixture.yaml"),
         "version": "plain",
         "video_num_frames": 8,
         "logging_steps": 1,

