@@ -1,5 +1,6 @@
 """Sources: the same rows and samples, whatever they are stored in; shared, bounded, and true to the file."""
 
+import base64
 import io
 import json
 import multiprocessing
@@ -15,6 +16,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_world import fresh, videos
 
 from quicksviewer.data.dataset import LazySupervisedDataset
@@ -26,8 +28,9 @@ from quicksviewer.data.sources import CHAT, FRAMES, SOURCES, JsonlIndex, jsonl, 
 from quicksviewer.data.sources.rows import RowLimits, parse_row
 from quicksviewer.train.stages import check_paths
 from quicksviewer.utils.array_file import CACHE_VARIABLE
-from quicksviewer.utils.data_util import FramePlan, TSVWriter, open_video
+from quicksviewer.utils.data_util import FramePlan, TSVWriter, load_image, open_video
 from quicksviewer.utils.frame_store import FrameStoreWriter
+from quicksviewer.utils.media_gate import RootedPath
 from quicksviewer.utils.stores import StoredPath
 
 NAMES = ("v0.mp4", "v1.mp4")
@@ -154,6 +157,25 @@ def test_any_store_can_be_the_root_of_media(stores):
             assert video.probe().codec in ("mjpeg", "jpeg")
         with pytest.raises(Exception, match="no such medium"):
             open_video(StoredPath(root, "../v1.mp4"))
+
+
+@pytest.mark.parametrize("kind", ["plain", "tsv", "frames", "tars"])
+def test_a_picture_in_its_row_is_read_wherever_other_media_lie(stores, tmp_path, kind):
+    picture = Image.fromarray(np.full((5, 4, 3), 77, np.uint8))
+    picture.save(tmp_path / "own.png")
+    url = "data:image/png;base64," + base64.b64encode((tmp_path / "own.png").read_bytes()).decode()
+    row = {**rows()[0], "image": [url, "beside.png"]}
+    if kind == "tars":
+        with tarfile.open(tmp_path / "own.tar", "w") as tar:
+            add(tar, "own.json", json.dumps(row).encode())
+        mixture = Mixture([DatasetSpec(str(tmp_path / "own.tar"))])
+    else:
+        (tmp_path / CHAT).write_text(json.dumps(row) + "\n")
+        root = stores[kind] / FRAMES if kind == "frames" else stores[kind]
+        mixture = Mixture([DatasetSpec(str(tmp_path / CHAT), media_root=str(root))])
+    inside, beside = mixture[0][0]["image"]
+    assert load_image(inside).tobytes() == picture.tobytes()
+    assert isinstance(beside, RootedPath if kind == "plain" else StoredPath)
 
 
 def test_a_mixture_can_say_the_kind_and_the_licence(stores, tmp_path):

@@ -8,12 +8,13 @@ are files.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from quicksviewer.data.sources.jsonl import JsonlIndex
-from quicksviewer.data.sources.rows import parse_row
-from quicksviewer.data.sources.tar import MEDIA_KEYS, TarSource
+from quicksviewer.data.sources.rows import parse_row, with_media
+from quicksviewer.data.sources.tar import TarSource
 from quicksviewer.utils.frame_store import is_frame_store
 from quicksviewer.utils.media_gate import RootedPath
 from quicksviewer.utils.registry import lookup
@@ -51,7 +52,7 @@ class Rooted:
     def __init__(self, source: Source, root: str | os.PathLike):
         self.source, self.root = source, os.fspath(root)
         self.fingerprint, self.num_bytes = source.fingerprint, source.num_bytes
-        self._in = StoredPath if store_kind(self.root) else RootedPath
+        self._bind = partial(StoredPath if store_kind(self.root) else RootedPath, self.root)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -61,13 +62,7 @@ class Rooted:
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
         record, where = self.source[index]
-        return record | {key: self._placed(record[key]) for key in MEDIA_KEYS if key in record}, where
-
-    def _placed(self, value: Any) -> Any:
-        """A path under the root; values of a wrong type are left as they are."""
-        if isinstance(value, list):
-            return [self._placed(item) for item in value]
-        return self._in(self.root, value) if isinstance(value, str) and value else value
+        return with_media(record, self._bind), where
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,28 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 from quicksviewer.data.preprocess import SampleError
+from quicksviewer.utils.media_gate import DATA_URL
+
+MEDIA_KEYS = ("image", "video", "video_id")
+"""Fields of a row that name media."""
+
+
+def with_media(row: dict[str, Any], bind: Callable[[str], str]) -> dict[str, Any]:
+    """A row whose media are what `bind` makes of their names. A data URL holds its medium and has no name;
+    values of a wrong type are left as they are."""
+
+    def bound(value: Any) -> Any:
+        if isinstance(value, list):
+            return [bound(item) for item in value]
+        is_name = isinstance(value, str) and value and not DATA_URL.match(value)
+        return bind(value) if is_name else value
+
+    return row | {key: bound(row[key]) for key in MEDIA_KEYS if key in row}
 
 
 @dataclass(frozen=True, kw_only=True)

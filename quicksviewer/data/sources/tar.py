@@ -7,11 +7,12 @@ tells what they are; one without `uid` has its key.
 
 import hashlib
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from quicksviewer.data.sources.rows import LIMITS, RowLimits, parse_row
+from quicksviewer.data.sources.rows import LIMITS, MEDIA_KEYS, RowLimits, parse_row, with_media
 from quicksviewer.utils.registry import require
 from quicksviewer.utils.stores import StoredPath, is_remote, open_store
 from quicksviewer.utils.tar_shard import TarShard
@@ -21,7 +22,6 @@ ENDINGS = {
     "video": ("mp4", "mov", "webm", "mkv", "avi"),
 }
 """Key of a row -> endings of the members that it may take from its sample."""
-MEDIA_KEYS = ("image", "video", "video_id")
 
 
 class TarSource:
@@ -73,8 +73,7 @@ class TarSource:
         row = parse_row(shard.read_row(member, self.limits.max_bytes + 1), where, self.limits)
         if not any(name in row for name in MEDIA_KEYS):
             row |= _media_of(shard, member, key)
-        stored = {name: _stored(shard.path, row[name]) for name in MEDIA_KEYS if name in row}
-        return {"uid": key} | row | stored, where
+        return with_media({"uid": key} | row, partial(StoredPath, shard.path)), where
 
 
 def archives(path: str) -> list[str]:
@@ -120,10 +119,3 @@ def _media_of(shard: TarShard, member: int, key: str) -> dict[str, list[str]]:
         for kind, endings in ENDINGS.items()
     }
     return {kind: members for kind, members in found.items() if members}
-
-
-def _stored(archive: str, value: Any) -> Any:
-    """Names of members as media of the archive; values of a wrong type are left as they are."""
-    if isinstance(value, list):
-        return [_stored(archive, item) for item in value]
-    return StoredPath(archive, value) if isinstance(value, str) and value else value
