@@ -4,18 +4,25 @@ A packet that needs many bits shows much that the frames before did not, and enc
 scenes change. So the container alone is a prior for where a video may be cut.
 """
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import numpy as np
 
-from quicksviewer.utils.container import open_container, pick_stream
+from quicksviewer.utils.container import codec_of, open_container, pick_stream
+from quicksviewer.utils.data_util import READER_OF
 from quicksviewer.utils.media import VIDEO_KINDS, MediaError, MediaLimits
-from quicksviewer.utils.media_gate import open_medium
+from quicksviewer.utils.media_gate import MediaFile, open_medium
+from quicksviewer.utils.video import Closing, VideoInfo
 
+PACKET_READER = "quicksviewer.utils.packets:PacketReader"
+PACKET = np.dtype([("second", "<f8"), ("size", "<i8"), ("is_key", "?")])
+"""How the child tells of one: the columns of Packets."""
 KEY_FRAME_BONUS = 1.0
 """Log score of a key frame after the first. Regular key frames say nothing, so it is small beside a cut's."""
 
@@ -32,24 +39,66 @@ class Packets:
 
 
 def read_packets(path: str | os.PathLike, limits: MediaLimits | None = None) -> Packets:
-    """The packets of the file's best video stream. MediaError where it has none or cannot be read."""
-    limits = limits or MediaLimits()
+    """The packets of the file's best video stream, read in a child unless `limits` say otherwise. MediaError
+    where it has none, more than it may have frames, or cannot be read."""
+    limits = limits or MediaLimits(isolation="process")
+    medium = open_medium(path, VIDEO_KINDS, limits)
+    with READER_OF[limits.isolation](PACKET_READER, medium, limits) as reader:
+        found = np.frombuffer(reader.make({}, limits.max_frames * PACKET.itemsize)[1], PACKET)
+    return Packets(*(found[name].copy() for name in PACKET.names))
+
+
+class PacketReader(Closing):
+    """`make({})` gives the packets, as PACKET."""
+
+    def __init__(self, medium: MediaFile, limits: MediaLimits):
+        """Takes the file over. MediaError where it has no video stream."""
+        self._medium, self._container = medium, None
+        try:
+            with _errors(medium):
+                self._container = open_container(medium)
+            self._stream = pick_stream(self._container, medium, limits)
+        except BaseException:
+            self.close()
+            raise
+
+    def probe(self) -> VideoInfo:
+        """Its size and codec; nothing else is looked at."""
+        codec = self._stream.codec_context
+        return VideoInfo(self._medium.name, 1.0, 1, 1.0, codec.width, codec.height, codec_of(self._stream))
+
+    def make(self, said: dict, room: int) -> tuple[None, bytes]:
+        """Packets in at most `room` bytes. MediaError where there are none, or too many."""
+        most = room // PACKET.itemsize
+        with _errors(self._medium):
+            rows = sorted(itertools.islice(self._packets(), most + 1))
+        if not rows:
+            raise MediaError(self._medium.name, "its video stream has no packets")
+        if len(rows) > most:
+            raise MediaError(self._medium.name, f"has more than {most} packets, the limit of frames")
+        found = np.empty(len(rows), PACKET)
+        ticks, found["size"], found["is_key"] = (np.array(column) for column in zip(*rows, strict=True))
+        found["second"] = (ticks - ticks[0]) * float(Fraction(self._stream.time_base))
+        return None, found.tobytes()
+
+    def _packets(self) -> Iterator[tuple[int, int, bool]]:
+        for packet in self._container.demux(self._stream):
+            if packet.pts is not None and packet.size:
+                yield packet.pts, packet.size, packet.is_keyframe
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+        self._container = self._stream = None
+        self._medium.close()
+
+
+@contextmanager
+def _errors(medium: MediaFile):
     try:
-        with open_medium(path, VIDEO_KINDS, limits) as medium, open_container(medium) as container:
-            stream = pick_stream(container, medium, limits)
-            rows = [
-                (packet.pts, packet.size, packet.is_keyframe)
-                for packet in container.demux(stream)
-                if packet.pts is not None and packet.size
-            ]
-            base = stream.time_base
+        yield
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(path, f"its packets cannot be read: {error}") from error
-    if not rows:
-        raise MediaError(path, "its video stream has no packets")
-    ticks, sizes, keys = (np.array(column) for column in zip(*sorted(rows), strict=True))
-    seconds = (ticks - ticks[0]) * float(Fraction(base))
-    return Packets(seconds, sizes.astype(np.int64), keys.astype(bool))
+        raise MediaError(medium.name, f"its packets cannot be read: {error}") from error
 
 
 def packet_scores(packets: Packets, times: Sequence[float]) -> np.ndarray:

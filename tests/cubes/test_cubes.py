@@ -1,6 +1,7 @@
 """The picture of cuts, its numbers, and the priors that a container gives."""
 
 import itertools
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from quicksviewer.cubes.methods import METHODS, Clip, cut_with, small_pictures
 from quicksviewer.cubes.picture import draw, save
 from quicksviewer.model.config import CubingConfig
 from quicksviewer.synthetic.video import write_video
-from quicksviewer.utils.data_util import MediaError, read_video
+from quicksviewer.utils.data_util import MediaError, MediaLimits, read_video
 from quicksviewer.utils.packets import Packets, key_frame_samples, packet_scores, read_packets
 
 SCENES = (7, 4, 9)
@@ -58,9 +59,17 @@ def test_an_unknown_method_is_named(film):
 
 
 def test_packets_are_those_of_every_frame(film):
-    packets = read_packets(film)
+    packets, here = read_packets(film), read_packets(film, MediaLimits())
     assert packets.seconds.tolist() == pytest.approx([i / 2 for i in range(20)])
     assert packets.is_key[0] and (packets.sizes > 0).all()
+    for ours, theirs in zip(astuple(packets), astuple(here), strict=True):  # in a child, and in this process
+        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_more_packets_than_a_video_may_have_frames_are_refused(film, isolation):
+    with pytest.raises(MediaError, match="film.mp4: has more than 19 packets"):
+        read_packets(film, MediaLimits(isolation=isolation, max_frames=19))
 
 
 def test_a_file_without_video_is_refused(tmp_path):
