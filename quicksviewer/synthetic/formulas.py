@@ -103,7 +103,8 @@ def _formula(rng: random.Random, config: FormulaConfig) -> str:
 
 
 def _text(rng: random.Random, config: FormulaConfig) -> str:
-    return "".join(rng.choices(TEXT_LETTERS, k=rng.randint(1, 2 * config.max_terms)))
+    most = 2 * config.max_terms  # short ones more often: a letter by itself is learned first
+    return "".join(rng.choices(TEXT_LETTERS, k=min(rng.randint(1, most), rng.randint(1, most))))
 
 
 KINDS = {"formula": _formula, "text": _text}
