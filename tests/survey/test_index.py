@@ -209,9 +209,6 @@ def test_a_manifest_of_other_rows_is_refused(world, tmp_path):
         size_table(mixture, processor_of(world), WIDE, manifest=world / "manifest.parquet")
 
 
-# --- media that are no longer what the manifest says ---
-
-
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -228,6 +225,9 @@ def test_a_manifest_with_a_damaged_head_is_refused(world, tmp_path, change, told
     parquet.write_table(table.replace_schema_metadata({KEY: json.dumps(about)}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match=rf"other\.parquet is no manifest that can be used: .*{told}"):
         Manifest(tmp_path / "other.parquet")
+
+
+# --- media that are no longer what the manifest says ---
 
 
 @pytest.fixture
